@@ -1,0 +1,135 @@
+/**
+ * The one table of errors: a code, the facts it carries, and the sentence made of them.
+ *
+ * People and programs switch on `code`; texts may change. Errors cross processes as {code, details},
+ * so every detail is plain data. `docs/errors.md` is generated from this table.
+ */
+
+const many = (n: number, noun: string): string => `${n.toLocaleString('en-US')} ${noun}${n === 1 ? '' : 's'}`
+const mib = (bytes: number): string => `${(bytes / 1_048_576).toFixed(1)} MiB`
+
+export const ERRORS = {
+  TASK_FAILED: {
+    retry: false,
+    text: (d: { task: string; worker: string; error: string }) => `task "${d.task}" failed on worker ${d.worker}: ${d.error}`,
+  },
+  WORKER_CRASHED: {
+    retry: true,
+    text: (d: { task: string; worker: string; pid: number; how: string; stderr: string }) =>
+      `worker ${d.worker} (pid ${d.pid}) ${d.how}${d.task ? ` while it ran "${d.task}"` : ''}${d.stderr ? `; its last lines on stderr:\n${d.stderr}` : ''}`,
+  },
+  OUT_OF_MEMORY: {
+    retry: true,
+    text: (d: { task: string; worker: string; pid: number; how: string; stderr: string }) =>
+      `worker ${d.worker} (pid ${d.pid}) ran out of memory (${d.how})${d.task ? ` while it ran "${d.task}"` : ''}; give it smaller inputs, or a larger heap through NODE_OPTIONS=--max-old-space-size=MiB in the driver's environment${d.stderr ? `; its last lines on stderr:\n${d.stderr}` : ''}`,
+  },
+  OWNER_DIED: {
+    retry: false,
+    text: (d: { object: string; owner: string }) =>
+      `object ${d.object} is lost: the process ${d.owner} that owned it is gone; keep the process that creates a reference alive while others use it`,
+  },
+  OBJECT_LOST: {
+    retry: true,
+    text: (d: { object: string; reason: string }) => `object ${d.object} is lost: ${d.reason}`,
+  },
+  CANCELLED: { retry: false, text: (d: { task: string; reason: string }) => `"${d.task}" was cancelled: ${d.reason}` },
+  TASK_TIMEOUT: {
+    retry: false,
+    text: (d: { task: string; timeoutMs: number }) => `task "${d.task}" ran longer than its limit of ${d.timeoutMs} ms; raise timeoutMs or make it shorter`,
+  },
+  GET_TIMEOUT: {
+    retry: true,
+    text: (d: { pending: number; total: number; timeoutMs: number; first: string }) =>
+      `${d.pending} of ${many(d.total, 'reference')} not ready after ${d.timeoutMs} ms; the first pending one: ${d.first}`,
+  },
+  INFEASIBLE: {
+    retry: false,
+    text: (d: { what: string; wanted: string; has: string }) =>
+      `${d.what} asks for ${d.wanted}, which this cluster can never give: it has ${d.has}`,
+  },
+  NOT_SERIALIZABLE: {
+    retry: false,
+    text: (d: { what: string; path: string; reason: string; hint: string }) =>
+      `${d.what} cannot be sent to another process: ${d.path} ${d.reason}; ${d.hint}`,
+  },
+  STORE_FULL: {
+    retry: true,
+    text: (d: { wantedBytes: number; usedBytes: number; capacityBytes: number; holders: string }) =>
+      `the object store cannot take ${mib(d.wantedBytes)}: ${mib(d.usedBytes)} of ${mib(d.capacityBytes)} are in use; the biggest holders: ${d.holders || 'none'}; release references, or raise init({ storeBytes })`,
+  },
+  STORE_UNAVAILABLE: {
+    retry: false,
+    text: (d: { path: string; reason: string }) => `the object store cannot use ${d.path}: ${d.reason}`,
+  },
+  ACTOR_DIED: {
+    retry: false,
+    text: (d: { actor: string; className: string; reason: string }) => `actor ${d.className} (${d.actor}) is dead: ${d.reason}`,
+  },
+  ACTOR_UNAVAILABLE: {
+    retry: true,
+    text: (d: { actor: string; className: string; reason: string }) =>
+      `a call of actor ${d.className} (${d.actor}) was interrupted and may have run: ${d.reason}; set maxTaskRetries to repeat such calls`,
+  },
+  ACTOR_NAME_TAKEN: {
+    retry: false,
+    text: (d: { name: string; namespace: string }) =>
+      `an actor named "${d.name}" exists in namespace "${d.namespace}"; use getIfExists: true or another name`,
+  },
+  ACTOR_NOT_FOUND: {
+    retry: false,
+    text: (d: { name: string; namespace: string }) => `no actor named "${d.name}" in namespace "${d.namespace}"`,
+  },
+  PENDING_CALLS_LIMIT: {
+    retry: true,
+    text: (d: { actor: string; pending: number; max: number }) =>
+      `actor ${d.actor} has ${many(d.pending, 'pending call')} and allows ${d.max}; await some results or raise maxPendingCalls`,
+  },
+  NODE_DIED: {
+    retry: false,
+    text: (d: { reason: string }) => `the connection to the node daemon is gone: ${d.reason}; call init() again`,
+  },
+  START_FAILED: { retry: false, text: (d: { what: string; reason: string }) => `${d.what} did not start: ${d.reason}` },
+  NOT_INITIALIZED: { retry: false, text: (d: { call: string }) => `${d.call} needs a running cluster: call \`await init()\` first` },
+  ALREADY_INITIALIZED: { retry: false, text: (_: Record<never, never>) => 'this process is attached to a cluster already; shut it down before you call init() again' },
+  INVALID_ARGUMENT: {
+    retry: false,
+    text: (d: { what: string; got: string; expected: string }) => `${d.what} is ${d.got}; expected ${d.expected}`,
+  },
+  UNAUTHENTICATED: { retry: false, text: (d: { address: string }) => `${d.address} refused the token; use the one that its cluster was started with` },
+  PLATFORM_UNSUPPORTED: { retry: false, text: (d: { platform: string }) => `Beamline runs on Linux (x64, arm64) and macOS, not on ${d.platform}` },
+  INTERNAL: { retry: false, text: (d: { what: string }) => `a defect of Beamline: ${d.what}` },
+} as const
+
+export type ErrorCode = keyof typeof ERRORS
+export type ErrorDetails<C extends ErrorCode> = Parameters<(typeof ERRORS)[C]['text']>[0]
+
+const BRAND: unique symbol = Symbol.for('beamline.error') as never
+
+/**
+ * Every error that Beamline itself raises. A user's exception arrives as the `cause` of `TASK_FAILED`… see `TaskError`.
+ *
+ * @example
+ * try { await get(ref) } catch (e) { if (BeamlineError.is(e, 'WORKER_CRASHED')) console.log(e.details.pid) }
+ */
+export class BeamlineError<C extends ErrorCode = ErrorCode> extends Error {
+  override readonly name: string = 'BeamlineError'
+  readonly code: C
+  readonly details: ErrorDetails<C>
+  readonly [BRAND] = true
+
+  constructor(code: C, details: ErrorDetails<C>, options?: ErrorOptions) {
+    super((ERRORS[code].text as (d: ErrorDetails<C>) => string)(details), options)
+    this.code = code
+    this.details = details
+  }
+
+  /** Whether the same call may succeed when it is repeated. */
+  get retry(): boolean {
+    return ERRORS[this.code].retry
+  }
+
+  /** True for a BeamlineError (of this code), also one from another copy of the package. */
+  static is<K extends ErrorCode = ErrorCode>(error: unknown, code?: K): error is BeamlineError<K> {
+    return error instanceof Error && BRAND in error && (code === undefined || (error as BeamlineError).code === code)
+  }
+}
