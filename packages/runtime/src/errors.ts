@@ -103,10 +103,8 @@ export const ERRORS = {
 export type ErrorCode = keyof typeof ERRORS
 export type ErrorDetails<C extends ErrorCode> = Parameters<(typeof ERRORS)[C]['text']>[0]
 
-const BRAND: unique symbol = Symbol.for('beamline.error') as never
-
 /**
- * Every error that Beamline itself raises. A user's exception arrives as the `cause` of `TASK_FAILED`… see `TaskError`.
+ * Every error that Beamline itself raises. A user's own exception arrives as the `cause` of a `TASK_FAILED`.
  *
  * @example
  * try { await get(ref) } catch (e) { if (BeamlineError.is(e, 'WORKER_CRASHED')) console.log(e.details.pid) }
@@ -115,7 +113,6 @@ export class BeamlineError<C extends ErrorCode = ErrorCode> extends Error {
   override readonly name: string = 'BeamlineError'
   readonly code: C
   readonly details: ErrorDetails<C>
-  readonly [BRAND] = true
 
   constructor(code: C, details: ErrorDetails<C>, options?: ErrorOptions) {
     super((ERRORS[code].text as (d: ErrorDetails<C>) => string)(details), options)
@@ -130,6 +127,6 @@ export class BeamlineError<C extends ErrorCode = ErrorCode> extends Error {
 
   /** True for a BeamlineError (of this code), also one from another copy of the package. */
   static is<K extends ErrorCode = ErrorCode>(error: unknown, code?: K): error is BeamlineError<K> {
-    return error instanceof Error && BRAND in error && (code === undefined || (error as BeamlineError).code === code)
+    return error instanceof Error && error.name === 'BeamlineError' && (code === undefined || (error as BeamlineError).code === code)
   }
 }
