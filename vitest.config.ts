@@ -1,0 +1,46 @@
+/**
+ * Two projects. `unit`: one module at a time, in parallel. `cluster`: real daemons, workers and programs, one file after the other, because each
+ * starts processes of its own and some of them measure time. Packages are imported by name from their sources: no build is needed before a test.
+ */
+import { defineConfig } from 'vitest/config'
+
+const conditions = ['@beamline/source', 'module', 'node', 'development|production']
+const everyProject = {
+  resolve: { conditions },
+  ssr: { resolve: { conditions, externalConditions: ['@beamline/source', 'node'] } },
+}
+const processTests = ['packages/*/test/cluster/**/*.test.ts', 'examples/**/*.test.ts', 'release-tests/test/cluster/**/*.test.ts']
+
+export default defineConfig({
+  test: {
+    projects: [
+      {
+        ...everyProject,
+        test: {
+          name: 'unit',
+          include: ['packages/*/test/**/*.test.ts', 'release-tests/**/*.test.ts', 'tools/**/*.test.ts'],
+          exclude: ['**/node_modules/**', ...processTests],
+          pool: 'forks',
+          execArgv: ['--conditions=@beamline/source', '--expose-gc'],
+          testTimeout: 20_000,
+          sequence: { groupOrder: 0 },
+        },
+      },
+      {
+        ...everyProject,
+        test: {
+          name: 'cluster',
+          include: processTests,
+          exclude: ['**/node_modules/**'],
+          pool: 'forks',
+          execArgv: ['--conditions=@beamline/source', '--expose-gc'],
+          fileParallelism: false,
+          maxWorkers: 1,
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          sequence: { groupOrder: 1 },
+        },
+      },
+    ],
+  },
+})
