@@ -138,6 +138,7 @@ export interface LeaseDemand {
 
 export interface LeaseReturn {
   lease: number;
+  retire: boolean;
 }
 
 /** The task under this lease waits for objects: its CPU is lent until `blocked` is false again. */
@@ -1474,13 +1475,16 @@ export const LeaseDemand: MessageFns<LeaseDemand> = {
 };
 
 function createBaseLeaseReturn(): LeaseReturn {
-  return { lease: 0 };
+  return { lease: 0, retire: false };
 }
 
 export const LeaseReturn: MessageFns<LeaseReturn> = {
   encode(message: LeaseReturn, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.lease !== 0) {
       writer.uint32(9).double(message.lease);
+    }
+    if (message.retire !== false) {
+      writer.uint32(16).bool(message.retire);
     }
     return writer;
   },
@@ -1504,6 +1508,14 @@ export const LeaseReturn: MessageFns<LeaseReturn> = {
             }
 
             message.lease = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.retire = reader.bool();
             continue;
           }
         }

@@ -52,8 +52,8 @@ export interface Template {
   id: number;
   /** of the function */
   hash: string;
-  /** empty when the receiver already got this hash on this connection */
-  function: Uint8Array;
+  /** absent when the receiver already got this hash on this connection */
+  function: FunctionMessage | undefined;
   name: string;
   returns: number;
   streaming: boolean;
@@ -63,27 +63,47 @@ export interface Template {
   actor: string;
   method: string;
   concurrencyGroup: string;
-  /** encoded predicate or list of codes; empty: none */
-  retryOn: Uint8Array;
+  /** true, a list of codes, or a shipped predicate */
+  retryOn:
+    | Value
+    | undefined;
+  /** the worker retires after so many calls of it; 0: never */
+  maxCalls: number;
 }
 
-/** A value on the wire: bytes in the message, or a place in shared memory. */
+/**
+ * A value on the wire: bytes in the message, or a place in shared memory, or an error in its stead.
+ * The codec numbers what it cannot encode itself: index 3k is refs[k], 3k+1 functions[k], 3k+2 handles[k].
+ */
 export interface Value {
   inline: Uint8Array;
-  place:
-    | Place
-    | undefined;
-  /** encoded error instead of a value */
+  place: Place | undefined;
   error: Uint8Array;
-  /** references inside the value */
   refs: Ref[];
+  functions: FunctionMessage[];
+  handles: Handle[];
 }
 
+/** A shipped function inside a value. */
+export interface FunctionMessage {
+  hash: string;
+  bytes: Uint8Array;
+  externals: Value | undefined;
+}
+
+/** An actor handle inside a value: what it knows of the actor, and the reference that keeps the actor alive. */
+export interface Handle {
+  description: Uint8Array;
+  lifetime: Ref | undefined;
+}
+
+/** Where an object lies in shared memory. Whoever keeps a view of it borrows `object` from its owner meanwhile. */
 export interface Place {
   path: string;
   segment: string;
   offset: number;
   bytes: number;
+  object: Ref | undefined;
 }
 
 export interface Ref {
@@ -98,35 +118,38 @@ export interface Push {
   task: number;
   /** 0 for actor calls */
   lease: number;
-  /** encoded argument list; "resolved" arguments are holes */
+  /** encoded argument list, when it holds no references and is small */
   args: Uint8Array;
+  /** otherwise */
+  storedArgs: Value | undefined;
   resolved: Resolved[];
-  /** references inside args, kept alive by the sender until Done */
-  refs: Ref[];
   attempt: number;
 }
 
-/** An argument that was a reference: its value stands in for it. */
+/** The argument at `index` was a reference: this is its value. */
 export interface Resolved {
   index: number;
   value: Value | undefined;
-  ref: Ref | undefined;
 }
 
 export interface Done {
   task: number;
+  /** the one small result without references */
+  value: Uint8Array;
+  /** otherwise */
   values: Value[];
   execMs: number;
   /** retryOn matched: run it again if attempts are left */
   retry: boolean;
   cancelled: boolean;
+  /** of a stream */
+  items: number;
 }
 
 export interface Item {
   task: number;
   index: number;
   value: Value | undefined;
-  attempt: number;
 }
 
 export interface ItemsConsumed {
@@ -138,7 +161,6 @@ export interface ItemsConsumed {
 export interface Cancel {
   task: number;
   recursive: boolean;
-  code: string;
 }
 
 /** Give back up to `count` tasks of this lease that have not started. */
@@ -147,36 +169,39 @@ export interface TakeBack {
   count: number;
 }
 
+/** Tasks that did not start. Unasked when the running task blocks or the worker retires. */
 export interface TakenBack {
   lease: number;
   tasks: number[];
+  blocked: boolean;
+  retiring: boolean;
 }
 
+/** Answered by one ObjectReply per object, each when it is ready. */
 export interface ObjectRequest {
-  request: number;
   objects: number[];
-  readyOnly: boolean;
 }
 
 export interface ObjectReply {
-  request: number;
   object: number;
   value: Value | undefined;
 }
 
+/** The sender counts as one holder of each object until BorrowRemove or until its link closes. */
 export interface BorrowAdd {
   objects: number[];
-  request: number;
+  barrier: number;
 }
 
 export interface BorrowAdded {
-  request: number;
+  barrier: number;
 }
 
 export interface BorrowRemove {
   objects: number[];
 }
 
+/** The receiver of a result has borrowed the references inside it; the sender need not keep them any longer. */
 export interface ResultReceived {
   task: number;
 }
@@ -490,7 +515,7 @@ function createBaseTemplate(): Template {
   return {
     id: 0,
     hash: "",
-    function: new Uint8Array(0),
+    function: undefined,
     name: "",
     returns: 0,
     streaming: false,
@@ -498,7 +523,8 @@ function createBaseTemplate(): Template {
     actor: "",
     method: "",
     concurrencyGroup: "",
-    retryOn: new Uint8Array(0),
+    retryOn: undefined,
+    maxCalls: 0,
   };
 }
 
@@ -510,8 +536,8 @@ export const Template: MessageFns<Template> = {
     if (message.hash !== "") {
       writer.uint32(18).string(message.hash);
     }
-    if (message.function.length !== 0) {
-      writer.uint32(26).bytes(message.function);
+    if (message.function !== undefined) {
+      FunctionMessage.encode(message.function, writer.uint32(26).fork()).join();
     }
     if (message.name !== "") {
       writer.uint32(34).string(message.name);
@@ -534,8 +560,11 @@ export const Template: MessageFns<Template> = {
     if (message.concurrencyGroup !== "") {
       writer.uint32(74).string(message.concurrencyGroup);
     }
-    if (message.retryOn.length !== 0) {
-      writer.uint32(82).bytes(message.retryOn);
+    if (message.retryOn !== undefined) {
+      Value.encode(message.retryOn, writer.uint32(82).fork()).join();
+    }
+    if (message.maxCalls !== 0) {
+      writer.uint32(96).uint32(message.maxCalls);
     }
     return writer;
   },
@@ -574,7 +603,7 @@ export const Template: MessageFns<Template> = {
               break;
             }
 
-            message.function = reader.bytes();
+            message.function = FunctionMessage.decode(reader, reader.uint32());
             continue;
           }
           case 4: {
@@ -638,7 +667,15 @@ export const Template: MessageFns<Template> = {
               break;
             }
 
-            message.retryOn = reader.bytes();
+            message.retryOn = Value.decode(reader, reader.uint32());
+            continue;
+          }
+          case 12: {
+            if (tag !== 96) {
+              break;
+            }
+
+            message.maxCalls = reader.uint32();
             continue;
           }
         }
@@ -655,7 +692,14 @@ export const Template: MessageFns<Template> = {
 };
 
 function createBaseValue(): Value {
-  return { inline: new Uint8Array(0), place: undefined, error: new Uint8Array(0), refs: [] };
+  return {
+    inline: new Uint8Array(0),
+    place: undefined,
+    error: new Uint8Array(0),
+    refs: [],
+    functions: [],
+    handles: [],
+  };
 }
 
 export const Value: MessageFns<Value> = {
@@ -671,6 +715,12 @@ export const Value: MessageFns<Value> = {
     }
     for (const v of message.refs) {
       Ref.encode(v!, writer.uint32(34).fork()).join();
+    }
+    for (const v of message.functions) {
+      FunctionMessage.encode(v!, writer.uint32(42).fork()).join();
+    }
+    for (const v of message.handles) {
+      Handle.encode(v!, writer.uint32(50).fork()).join();
     }
     return writer;
   },
@@ -720,6 +770,147 @@ export const Value: MessageFns<Value> = {
             message.refs.push(Ref.decode(reader, reader.uint32()));
             continue;
           }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.functions.push(FunctionMessage.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.handles.push(Handle.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseFunctionMessage(): FunctionMessage {
+  return { hash: "", bytes: new Uint8Array(0), externals: undefined };
+}
+
+export const FunctionMessage: MessageFns<FunctionMessage> = {
+  encode(message: FunctionMessage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.hash !== "") {
+      writer.uint32(10).string(message.hash);
+    }
+    if (message.bytes.length !== 0) {
+      writer.uint32(18).bytes(message.bytes);
+    }
+    if (message.externals !== undefined) {
+      Value.encode(message.externals, writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): FunctionMessage {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseFunctionMessage();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.hash = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.bytes = reader.bytes();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.externals = Value.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseHandle(): Handle {
+  return { description: new Uint8Array(0), lifetime: undefined };
+}
+
+export const Handle: MessageFns<Handle> = {
+  encode(message: Handle, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.description.length !== 0) {
+      writer.uint32(10).bytes(message.description);
+    }
+    if (message.lifetime !== undefined) {
+      Ref.encode(message.lifetime, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Handle {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseHandle();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.description = reader.bytes();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.lifetime = Ref.decode(reader, reader.uint32());
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -734,7 +925,7 @@ export const Value: MessageFns<Value> = {
 };
 
 function createBasePlace(): Place {
-  return { path: "", segment: "", offset: 0, bytes: 0 };
+  return { path: "", segment: "", offset: 0, bytes: 0, object: undefined };
 }
 
 export const Place: MessageFns<Place> = {
@@ -750,6 +941,9 @@ export const Place: MessageFns<Place> = {
     }
     if (message.bytes !== 0) {
       writer.uint32(33).double(message.bytes);
+    }
+    if (message.object !== undefined) {
+      Ref.encode(message.object, writer.uint32(42).fork()).join();
     }
     return writer;
   },
@@ -797,6 +991,14 @@ export const Place: MessageFns<Place> = {
             }
 
             message.bytes = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.object = Ref.decode(reader, reader.uint32());
             continue;
           }
         }
@@ -881,7 +1083,7 @@ export const Ref: MessageFns<Ref> = {
 };
 
 function createBasePush(): Push {
-  return { template: 0, task: 0, lease: 0, args: new Uint8Array(0), resolved: [], refs: [], attempt: 0 };
+  return { template: 0, task: 0, lease: 0, args: new Uint8Array(0), storedArgs: undefined, resolved: [], attempt: 0 };
 }
 
 export const Push: MessageFns<Push> = {
@@ -898,11 +1100,11 @@ export const Push: MessageFns<Push> = {
     if (message.args.length !== 0) {
       writer.uint32(34).bytes(message.args);
     }
-    for (const v of message.resolved) {
-      Resolved.encode(v!, writer.uint32(42).fork()).join();
+    if (message.storedArgs !== undefined) {
+      Value.encode(message.storedArgs, writer.uint32(42).fork()).join();
     }
-    for (const v of message.refs) {
-      Ref.encode(v!, writer.uint32(50).fork()).join();
+    for (const v of message.resolved) {
+      Resolved.encode(v!, writer.uint32(50).fork()).join();
     }
     if (message.attempt !== 0) {
       writer.uint32(56).uint32(message.attempt);
@@ -960,7 +1162,7 @@ export const Push: MessageFns<Push> = {
               break;
             }
 
-            message.resolved.push(Resolved.decode(reader, reader.uint32()));
+            message.storedArgs = Value.decode(reader, reader.uint32());
             continue;
           }
           case 6: {
@@ -968,7 +1170,7 @@ export const Push: MessageFns<Push> = {
               break;
             }
 
-            message.refs.push(Ref.decode(reader, reader.uint32()));
+            message.resolved.push(Resolved.decode(reader, reader.uint32()));
             continue;
           }
           case 7: {
@@ -993,7 +1195,7 @@ export const Push: MessageFns<Push> = {
 };
 
 function createBaseResolved(): Resolved {
-  return { index: 0, value: undefined, ref: undefined };
+  return { index: 0, value: undefined };
 }
 
 export const Resolved: MessageFns<Resolved> = {
@@ -1003,9 +1205,6 @@ export const Resolved: MessageFns<Resolved> = {
     }
     if (message.value !== undefined) {
       Value.encode(message.value, writer.uint32(18).fork()).join();
-    }
-    if (message.ref !== undefined) {
-      Ref.encode(message.ref, writer.uint32(26).fork()).join();
     }
     return writer;
   },
@@ -1039,14 +1238,6 @@ export const Resolved: MessageFns<Resolved> = {
             message.value = Value.decode(reader, reader.uint32());
             continue;
           }
-          case 3: {
-            if (tag !== 26) {
-              break;
-            }
-
-            message.ref = Ref.decode(reader, reader.uint32());
-            continue;
-          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1061,7 +1252,7 @@ export const Resolved: MessageFns<Resolved> = {
 };
 
 function createBaseDone(): Done {
-  return { task: 0, values: [], execMs: 0, retry: false, cancelled: false };
+  return { task: 0, value: new Uint8Array(0), values: [], execMs: 0, retry: false, cancelled: false, items: 0 };
 }
 
 export const Done: MessageFns<Done> = {
@@ -1069,17 +1260,23 @@ export const Done: MessageFns<Done> = {
     if (message.task !== 0) {
       writer.uint32(9).double(message.task);
     }
+    if (message.value.length !== 0) {
+      writer.uint32(18).bytes(message.value);
+    }
     for (const v of message.values) {
-      Value.encode(v!, writer.uint32(18).fork()).join();
+      Value.encode(v!, writer.uint32(26).fork()).join();
     }
     if (message.execMs !== 0) {
-      writer.uint32(25).double(message.execMs);
+      writer.uint32(33).double(message.execMs);
     }
     if (message.retry !== false) {
-      writer.uint32(32).bool(message.retry);
+      writer.uint32(40).bool(message.retry);
     }
     if (message.cancelled !== false) {
-      writer.uint32(40).bool(message.cancelled);
+      writer.uint32(48).bool(message.cancelled);
+    }
+    if (message.items !== 0) {
+      writer.uint32(57).double(message.items);
     }
     return writer;
   },
@@ -1110,23 +1307,23 @@ export const Done: MessageFns<Done> = {
               break;
             }
 
-            message.values.push(Value.decode(reader, reader.uint32()));
+            message.value = reader.bytes();
             continue;
           }
           case 3: {
-            if (tag !== 25) {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.values.push(Value.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
               break;
             }
 
             message.execMs = reader.double();
-            continue;
-          }
-          case 4: {
-            if (tag !== 32) {
-              break;
-            }
-
-            message.retry = reader.bool();
             continue;
           }
           case 5: {
@@ -1134,7 +1331,23 @@ export const Done: MessageFns<Done> = {
               break;
             }
 
+            message.retry = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
             message.cancelled = reader.bool();
+            continue;
+          }
+          case 7: {
+            if (tag !== 57) {
+              break;
+            }
+
+            message.items = reader.double();
             continue;
           }
         }
@@ -1151,7 +1364,7 @@ export const Done: MessageFns<Done> = {
 };
 
 function createBaseItem(): Item {
-  return { task: 0, index: 0, value: undefined, attempt: 0 };
+  return { task: 0, index: 0, value: undefined };
 }
 
 export const Item: MessageFns<Item> = {
@@ -1164,9 +1377,6 @@ export const Item: MessageFns<Item> = {
     }
     if (message.value !== undefined) {
       Value.encode(message.value, writer.uint32(26).fork()).join();
-    }
-    if (message.attempt !== 0) {
-      writer.uint32(32).uint32(message.attempt);
     }
     return writer;
   },
@@ -1206,14 +1416,6 @@ export const Item: MessageFns<Item> = {
             }
 
             message.value = Value.decode(reader, reader.uint32());
-            continue;
-          }
-          case 4: {
-            if (tag !== 32) {
-              break;
-            }
-
-            message.attempt = reader.uint32();
             continue;
           }
         }
@@ -1298,7 +1500,7 @@ export const ItemsConsumed: MessageFns<ItemsConsumed> = {
 };
 
 function createBaseCancel(): Cancel {
-  return { task: 0, recursive: false, code: "" };
+  return { task: 0, recursive: false };
 }
 
 export const Cancel: MessageFns<Cancel> = {
@@ -1308,9 +1510,6 @@ export const Cancel: MessageFns<Cancel> = {
     }
     if (message.recursive !== false) {
       writer.uint32(16).bool(message.recursive);
-    }
-    if (message.code !== "") {
-      writer.uint32(26).string(message.code);
     }
     return writer;
   },
@@ -1342,14 +1541,6 @@ export const Cancel: MessageFns<Cancel> = {
             }
 
             message.recursive = reader.bool();
-            continue;
-          }
-          case 3: {
-            if (tag !== 26) {
-              break;
-            }
-
-            message.code = reader.string();
             continue;
           }
         }
@@ -1423,7 +1614,7 @@ export const TakeBack: MessageFns<TakeBack> = {
 };
 
 function createBaseTakenBack(): TakenBack {
-  return { lease: 0, tasks: [] };
+  return { lease: 0, tasks: [], blocked: false, retiring: false };
 }
 
 export const TakenBack: MessageFns<TakenBack> = {
@@ -1437,6 +1628,12 @@ export const TakenBack: MessageFns<TakenBack> = {
         writer.double(v);
       }
       writer.join();
+    }
+    if (message.blocked !== false) {
+      writer.uint32(24).bool(message.blocked);
+    }
+    if (message.retiring !== false) {
+      writer.uint32(32).bool(message.retiring);
     }
     return writer;
   },
@@ -1480,6 +1677,22 @@ export const TakenBack: MessageFns<TakenBack> = {
 
             break;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.blocked = reader.bool();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.retiring = reader.bool();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1494,23 +1707,17 @@ export const TakenBack: MessageFns<TakenBack> = {
 };
 
 function createBaseObjectRequest(): ObjectRequest {
-  return { request: 0, objects: [], readyOnly: false };
+  return { objects: [] };
 }
 
 export const ObjectRequest: MessageFns<ObjectRequest> = {
   encode(message: ObjectRequest, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.request !== 0) {
-      writer.uint32(8).uint32(message.request);
-    }
     if (message.objects.length !== 0) {
-      writer.uint32(18).fork();
+      writer.uint32(10).fork();
       for (const v of message.objects) {
         writer.double(v);
       }
       writer.join();
-    }
-    if (message.readyOnly !== false) {
-      writer.uint32(24).bool(message.readyOnly);
     }
     return writer;
   },
@@ -1529,21 +1736,13 @@ export const ObjectRequest: MessageFns<ObjectRequest> = {
         const tag = reader.uint32();
         switch (tag >>> 3) {
           case 1: {
-            if (tag !== 8) {
-              break;
-            }
-
-            message.request = reader.uint32();
-            continue;
-          }
-          case 2: {
-            if (tag === 17) {
+            if (tag === 9) {
               message.objects.push(reader.double());
 
               continue;
             }
 
-            if (tag === 18) {
+            if (tag === 10) {
               const end2 = reader.uint32() + reader.pos;
               while (reader.pos < end2) {
                 message.objects.push(reader.double());
@@ -1553,14 +1752,6 @@ export const ObjectRequest: MessageFns<ObjectRequest> = {
             }
 
             break;
-          }
-          case 3: {
-            if (tag !== 24) {
-              break;
-            }
-
-            message.readyOnly = reader.bool();
-            continue;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
@@ -1576,19 +1767,16 @@ export const ObjectRequest: MessageFns<ObjectRequest> = {
 };
 
 function createBaseObjectReply(): ObjectReply {
-  return { request: 0, object: 0, value: undefined };
+  return { object: 0, value: undefined };
 }
 
 export const ObjectReply: MessageFns<ObjectReply> = {
   encode(message: ObjectReply, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.request !== 0) {
-      writer.uint32(8).uint32(message.request);
-    }
     if (message.object !== 0) {
-      writer.uint32(17).double(message.object);
+      writer.uint32(9).double(message.object);
     }
     if (message.value !== undefined) {
-      Value.encode(message.value, writer.uint32(26).fork()).join();
+      Value.encode(message.value, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -1607,23 +1795,15 @@ export const ObjectReply: MessageFns<ObjectReply> = {
         const tag = reader.uint32();
         switch (tag >>> 3) {
           case 1: {
-            if (tag !== 8) {
-              break;
-            }
-
-            message.request = reader.uint32();
-            continue;
-          }
-          case 2: {
-            if (tag !== 17) {
+            if (tag !== 9) {
               break;
             }
 
             message.object = reader.double();
             continue;
           }
-          case 3: {
-            if (tag !== 26) {
+          case 2: {
+            if (tag !== 18) {
               break;
             }
 
@@ -1644,7 +1824,7 @@ export const ObjectReply: MessageFns<ObjectReply> = {
 };
 
 function createBaseBorrowAdd(): BorrowAdd {
-  return { objects: [], request: 0 };
+  return { objects: [], barrier: 0 };
 }
 
 export const BorrowAdd: MessageFns<BorrowAdd> = {
@@ -1656,8 +1836,8 @@ export const BorrowAdd: MessageFns<BorrowAdd> = {
       }
       writer.join();
     }
-    if (message.request !== 0) {
-      writer.uint32(16).uint32(message.request);
+    if (message.barrier !== 0) {
+      writer.uint32(17).double(message.barrier);
     }
     return writer;
   },
@@ -1694,11 +1874,11 @@ export const BorrowAdd: MessageFns<BorrowAdd> = {
             break;
           }
           case 2: {
-            if (tag !== 16) {
+            if (tag !== 17) {
               break;
             }
 
-            message.request = reader.uint32();
+            message.barrier = reader.double();
             continue;
           }
         }
@@ -1715,13 +1895,13 @@ export const BorrowAdd: MessageFns<BorrowAdd> = {
 };
 
 function createBaseBorrowAdded(): BorrowAdded {
-  return { request: 0 };
+  return { barrier: 0 };
 }
 
 export const BorrowAdded: MessageFns<BorrowAdded> = {
   encode(message: BorrowAdded, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.request !== 0) {
-      writer.uint32(8).uint32(message.request);
+    if (message.barrier !== 0) {
+      writer.uint32(9).double(message.barrier);
     }
     return writer;
   },
@@ -1740,11 +1920,11 @@ export const BorrowAdded: MessageFns<BorrowAdded> = {
         const tag = reader.uint32();
         switch (tag >>> 3) {
           case 1: {
-            if (tag !== 8) {
+            if (tag !== 9) {
               break;
             }
 
-            message.request = reader.uint32();
+            message.barrier = reader.double();
             continue;
           }
         }
