@@ -1,0 +1,26 @@
+/**
+ * What someone who installs a package would get: builds `dist/`, then lets publint and "are the types wrong" look at each package that is published
+ * (not private). Ends with 1 when one of them finds anything.
+ */
+import { spawnSync } from 'node:child_process'
+import { globSync, readFileSync } from 'node:fs'
+import { dirname } from 'node:path'
+
+function run(command: string, args: string[], cwd: string): boolean {
+  const { status } = spawnSync(command, args, { cwd, stdio: 'inherit' })
+  return status === 0
+}
+
+const bin = new URL('../node_modules/.bin/', import.meta.url).pathname
+const root = new URL('..', import.meta.url).pathname
+if (!run(`${bin}tsc`, ['-b'], root)) process.exit(1)
+
+let failed = 0
+for (const manifest of globSync('packages/*/package.json', { cwd: root }).sort()) {
+  if ((JSON.parse(readFileSync(`${root}${manifest}`, 'utf8')) as { private?: boolean }).private) continue
+  const folder = `${root}${dirname(manifest)}`
+  console.log(`\n${dirname(manifest)}`)
+  if (!run(`${bin}publint`, ['--strict', '--pack', 'npm'], folder)) failed++
+  if (!run(`${bin}attw`, ['--pack', '.', '--profile', 'esm-only', '--no-emoji'], folder)) failed++
+}
+process.exit(failed === 0 ? 0 : 1)
