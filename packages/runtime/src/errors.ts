@@ -95,6 +95,25 @@ export const ERRORS = {
     retry: false,
     text: (d: { what: string; got: string; expected: string }) => `${d.what} is ${d.got}; expected ${d.expected}`,
   },
+  FILES_NOT_FOUND: { retry: false, text: (d: { what: string; paths: string; hint: string }) => `${d.what} found no file at ${d.paths}; ${d.hint}` },
+  FILE_UNREADABLE: {
+    retry: false,
+    text: (d: { path: string; part: string; reason: string }) => `${d.path}${d.part ? ` (${d.part})` : ''} cannot be read: ${d.reason}`,
+  },
+  COLUMN_NOT_FOUND: {
+    retry: false,
+    text: (d: { what: string; column: string; columns: string }) => `${d.what} has no column "${d.column}"; its columns are ${d.columns}`,
+  },
+  SCHEMA_MISMATCH: {
+    retry: false,
+    text: (d: { where: string; column: string; found: string; expected: string; reference: string }) =>
+      `${d.where}: column "${d.column}" is ${d.found}, but ${d.expected} in ${d.reference}`,
+  },
+  BATCH_INVALID: { retry: false, text: (d: { what: string; reason: string; hint: string }) => `${d.what}: ${d.reason}; ${d.hint}` },
+  OUTPUT_EXISTS: {
+    retry: false,
+    text: (d: { path: string; files: number }) => `${d.path} already holds ${many(d.files, 'file')}; write elsewhere, or pass { mode: 'overwrite' } to replace what is there`,
+  },
   UNAUTHENTICATED: { retry: false, text: (d: { address: string }) => `${d.address} refused the token; use the one that its cluster was started with` },
   PLATFORM_UNSUPPORTED: { retry: false, text: (d: { platform: string }) => `Beamline runs on Linux (x64, arm64) and macOS, not on ${d.platform}` },
   INTERNAL: { retry: false, text: (d: { what: string }) => `a defect of Beamline: ${d.what}` },
