@@ -20,7 +20,8 @@ try {
   }
   const names = [...new Set([...readdirSync(committed), ...readdirSync(generated)])].sort()
   const stale = names.filter((name) => read(join(committed, name)) !== read(join(generated, name)))
-  for (const name of stale) console.error(`packages/runtime/src/net/gen/${name} is not what src/net/proto generates; run \`npm run check:generated -- --write\``)
+  for (const name of stale)
+    console.error(`packages/runtime/src/net/gen/${name} is not what src/net/proto generates; run \`npm run check:generated -- --write\``)
   process.exitCode = stale.length === 0 ? 0 : 1
 } finally {
   rmSync(scratch, { recursive: true, force: true })

@@ -4,7 +4,10 @@ import { join } from 'node:path'
 import { expect, test } from 'vitest'
 
 const root = new URL('..', import.meta.url).pathname
-const manifests = globSync(['package.json', 'packages/*/package.json', 'release-tests/package.json', 'examples/package.json', 'docs/package.json', 'tools/*/package.json'], { cwd: root })
+const manifests = globSync(
+  ['package.json', 'packages/*/package.json', 'release-tests/package.json', 'examples/package.json', 'docs/package.json', 'tools/*/package.json'],
+  { cwd: root },
+)
 
 function declared(): string[] {
   const names = new Set<string>()

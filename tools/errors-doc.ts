@@ -49,7 +49,9 @@ export function errorsPage(): string {
   for (const code of (Object.keys(ERRORS) as (keyof typeof ERRORS)[]).sort()) {
     const { text, details } = sentence(code)
     lines.push('', `## ${code}`, '', ...text.split('\n').map((line) => `> ${line.replaceAll('<', '\\<')}`), '')
-    lines.push(`Details: ${details.length === 0 ? 'none' : details.map((name) => `\`${name}\``).join(', ')}. Repeating the call may help: ${ERRORS[code].retry ? 'yes' : 'no'}.`)
+    lines.push(
+      `Details: ${details.length === 0 ? 'none' : details.map((name) => `\`${name}\``).join(', ')}. Repeating the call may help: ${ERRORS[code].retry ? 'yes' : 'no'}.`,
+    )
   }
   return `${lines.join('\n')}\n`
 }
