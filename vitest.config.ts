@@ -32,6 +32,7 @@ export default defineConfig({
           name: 'cluster',
           include: processTests,
           exclude: ['**/node_modules/**'],
+          setupFiles: ['tools/leftovers.ts'],
           pool: 'forks',
           execArgv: ['--conditions=@beamline/source', '--expose-gc'],
           fileParallelism: false,
