@@ -21,7 +21,7 @@ afterAll(async () => {
     await delay(50)
     left = leftovers()
   }
-  for (const pid of ownProcesses()) process.kill(Number(pid), 'SIGKILL')
+  for (const pid of ownProcesses()) kill(Number(pid))
   rmSync(folder, { recursive: true, force: true })
   if (left.length > 0) throw new Error(`left behind ${graceMs / 1_000} s after the last test of this file:\n${left.join('\n')}`)
 }, graceMs + 10_000)
@@ -35,6 +35,14 @@ function leftovers(): string[] {
       .filter((path) => !before.has(path) && !inUse(path))
       .map((path) => `shared memory ${path}`),
   ]
+}
+
+function kill(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL')
+  } catch {
+    // It ended between the look and the signal.
+  }
 }
 
 function ownProcesses(): string[] {
