@@ -52,6 +52,11 @@ export const ERRORS = {
     text: (d: { what: string; path: string; reason: string; hint: string }) =>
       `${d.what} cannot be sent to another process: ${d.path} ${d.reason}; ${d.hint}`,
   },
+  CLASS_NOT_REGISTERED: {
+    retry: false,
+    text: (d: { className: string }) =>
+      `this process cannot rebuild an instance of ${d.className}: the sender had registered that class and this process has not; call registerClass where the class is defined, in a module that both import`,
+  },
   STORE_FULL: {
     retry: true,
     text: (d: { wantedBytes: number; usedBytes: number; capacityBytes: number; holders: string }) =>
