@@ -107,10 +107,14 @@ const WIDTHS: Partial<Record<Type, (type: DataType) => number>> = {
  * @throws an `Error` naming the column for a type that has no JavaScript counterpart (run-end encoded, list views)
  */
 export function readRecordBatch(memory: ArrayBufferLike, arrayAddress: number, schemaAddress: number): RecordBatch {
+  const schema = readSchema(memory, schemaAddress)
+  return new RecordBatch(schema, new Reader(memory).data(arrayAddress, new Struct(schema.fields)) as Data<Struct>)
+}
+
+/** Copy the schema behind an `ArrowSchema` of struct type. */
+export function readSchema(memory: ArrayBufferLike, schemaAddress: number): Schema {
   const reader = new Reader(memory)
-  const root = reader.field(schemaAddress)
-  const schema = new Schema(root.type.children, reader.metadata(schemaAddress))
-  return new RecordBatch(schema, reader.data(arrayAddress, root.type) as Data<Struct>)
+  return new Schema(reader.field(schemaAddress).type.children, reader.metadata(schemaAddress))
 }
 
 class Reader {
@@ -172,7 +176,7 @@ class Reader {
         const keys = (type as Dictionary).indices
         const bytes = buffer(1, length * (keys.bitWidth / 8))
         const values = new Vector([this.data(dictionary, (type as Dictionary).dictionary)])
-        return makeData({ ...common, type: type as Dictionary, data: typed(keys.ArrayType, bytes) as never, dictionary: values })
+        return makeData({ ...common, type: type as Dictionary, data: typed(keys.ArrayType as typeof Int32Array, bytes) as never, dictionary: values })
       }
       switch (type.typeId) {
         case Type.Null:
@@ -191,16 +195,16 @@ class Reader {
         }
         case Type.List:
         case Type.Map:
-          return makeData({ ...common, type: type as List, valueOffsets: typed(Int32Array, buffer(1, (length + 1) * 4)), child: child(0, type.children[0].type) })
+          return makeData({ ...common, type: type as List, valueOffsets: typed(Int32Array, buffer(1, (length + 1) * 4)), child: child(0, itemType(type)) })
         case Type.LargeList:
           return makeData({
             ...common,
             type: type as LargeList,
             valueOffsets: typed(BigInt64Array, buffer(1, (length + 1) * 8)),
-            child: child(0, type.children[0].type),
+            child: child(0, itemType(type)),
           })
         case Type.FixedSizeList:
-          return makeData({ ...common, type: type as FixedSizeList, child: child(0, type.children[0].type) })
+          return makeData({ ...common, type: type as FixedSizeList, child: child(0, itemType(type)) })
         case Type.Struct:
           return makeData({ ...common, type: type as Struct, children: type.children.map((field: Field, i: number) => child(i, field.type)) })
         default: {
@@ -227,6 +231,7 @@ class Reader {
 }
 
 const decoder = new TextDecoder()
+const itemType = (type: DataType): DataType => (type.children as Field[])[0]?.type as DataType
 
 function typed<T>(ArrayType: new (buffer: ArrayBufferLike, offset: number, length: number) => T, bytes: Uint8Array): T {
   const size = (ArrayType as unknown as { BYTES_PER_ELEMENT: number }).BYTES_PER_ELEMENT
