@@ -1,0 +1,20 @@
+/**
+ * What a worker process is told at its start: the environment variable BEAMLINE_WORKER, a JSON object.
+ *
+ * Its stdin is the lifeline to the daemon: one line `listening` when the daemon's socket accepts connections (a worker must not dial
+ * before, because gRPC waits a second after a refused connection), then nothing; its end means that the daemon is gone and the worker must exit.
+ */
+export const WORKER_BOOTSTRAP_ENV = 'BEAMLINE_WORKER'
+export const LISTENING_LINE = 'listening'
+
+export interface WorkerBootstrap {
+  /** Its process id: what its Hello must say. */
+  readonly process: string
+  /** Address of the node's socket, `unix:/…/node.sock`. */
+  readonly address: string
+  readonly token: string
+  readonly sessionDir: string
+  readonly storeDir: string
+  readonly cluster: string
+  readonly node: string
+}

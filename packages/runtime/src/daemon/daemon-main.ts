@@ -1,0 +1,17 @@
+/**
+ * Entry of the node daemon's process. Order matters for the cold start: the first workers are spawned before anything heavy (gRPC) is
+ * loaded, so that they load their modules while the daemon loads its own.
+ */
+import { DAEMON_CONFIG_ENV, type DaemonConfig } from './options.ts'
+import { launchWorkers } from './launch.ts'
+
+const config = JSON.parse(process.env[DAEMON_CONFIG_ENV] ?? 'null') as DaemonConfig | null
+delete process.env[DAEMON_CONFIG_ENV]
+if (config === null) {
+  process.stderr.write('this file is started by Beamline; use `beamline start --head`\n')
+  process.exit(2)
+}
+const workers = launchWorkers(config)
+const { Daemon } = await import('./daemon.ts')
+const daemon = new Daemon(config, workers)
+await daemon.listen()

@@ -1,0 +1,69 @@
+/**
+ * The part of the daemon that runs before gRPC is loaded: state, logs and worker processes. Exits that happen meanwhile wait for the daemon.
+ */
+import { randomBytes } from 'node:crypto'
+import { join } from 'node:path'
+import type { EdgeInstruction, WorkerExit } from '../state/events.ts'
+import { MachineState } from '../state/machine-state.ts'
+import { NODE_DEFAULTS, type NodeConfig, startVariables } from '../state/node-tables.ts'
+import { type LogBatch, Logs } from './logs.ts'
+import type { DaemonConfig } from './options.ts'
+import { WorkerPool } from './worker-pool.ts'
+
+export interface Launched {
+  readonly machine: MachineState
+  readonly pool: WorkerPool
+  readonly logs: Logs
+  /** Instructions of the start that are not worker-spawn: none today, but never lost. */
+  readonly pending: readonly EdgeInstruction[]
+  /** Take over: earlier exits and log lines come at once. */
+  connect(onExit: (worker: string, exit: WorkerExit) => void, onLog: (batch: LogBatch) => void): void
+}
+
+export function launchWorkers(config: DaemonConfig): Launched {
+  const { session } = config
+  const exits: [string, WorkerExit][] = []
+  const batches: LogBatch[] = []
+  let onExit = (worker: string, exit: WorkerExit): void => void exits.push([worker, exit])
+  let onLog = (batch: LogBatch): void => void batches.push(batch)
+  const nodeConfig: NodeConfig = {
+    ...NODE_DEFAULTS,
+    node: session.node,
+    total: config.total,
+    gpuDevices: config.gpuDevices,
+    workerIdPrefix: randomBytes(4).toString('hex'),
+    prestart: Math.min(config.prestart, config.taskWorkersMax),
+    prestartExecArgv: config.execArgv,
+    taskWorkersMax: config.taskWorkersMax,
+    actorWorkersMax: config.actorWorkersMax,
+    startingMax: Math.max(2, Math.ceil(config.total.cpus / 10_000)),
+    idleTimeoutMs: config.idleTimeoutMs,
+    startEnv: startVariables(process.env as Record<string, string>),
+  }
+  const machine = new MachineState(nodeConfig, process.env['BEAMLINE_VALIDATE'] === '1')
+  const logs = new Logs(join(session.dir, 'logs'), (batch) => onLog(batch))
+  const { address, token, cluster, node } = session
+  const pool = new WorkerPool({
+    entry: config.workerEntry,
+    logs,
+    bootstrap: (worker) => ({ process: worker, address, token, sessionDir: session.dir, storeDir: session.storeDir, cluster, node }),
+    onExit: (worker, exit) => onExit(worker, exit),
+  })
+  const pending: EdgeInstruction[] = []
+  for (const instruction of machine.start(Date.now())) {
+    if (instruction.kind === 'worker-spawn') pool.spawn(instruction.worker, instruction.execArgv, instruction.env)
+    else pending.push(instruction)
+  }
+  return {
+    machine,
+    pool,
+    logs,
+    pending,
+    connect: (exit, log) => {
+      onExit = exit
+      onLog = log
+      for (const [worker, how] of exits.splice(0)) exit(worker, how)
+      for (const batch of batches.splice(0)) log(batch)
+    },
+  }
+}

@@ -1,0 +1,129 @@
+/**
+ * Options of a node daemon, their defaults from the machine, and how they travel to the daemon's process (environment variable
+ * BEAMLINE_DAEMON, JSON). Only node: modules.
+ */
+import { readdirSync, statfsSync } from 'node:fs'
+import { availableParallelism, totalmem } from 'node:os'
+import { dirname } from 'node:path'
+import { BeamlineError } from '../errors.ts'
+import type { Resources } from '../net/gen/node.ts'
+import type { Session } from './session.ts'
+
+export interface DaemonOptions {
+  /** CPUs to lend; default: those that this process may use. */
+  readonly cpus?: number
+  /** GPUs to lend; default: those of CUDA_VISIBLE_DEVICES, else the NVIDIA devices of this machine. */
+  readonly gpus?: number
+  /** Memory to lend, in bytes; default: 0.7 of the machine's. A number for admission, not a limit that is enforced. */
+  readonly memoryBytes?: number
+  /** Custom resources by name. */
+  readonly resources?: Readonly<Record<string, number>>
+  /** Capacity of the object store in bytes; default: 0.3 of the machine's memory, at most 0.9 of what /dev/shm has free. */
+  readonly storeBytes?: number
+  /** Workers kept warm; default: `cpus`, rounded up. */
+  readonly prestart?: number
+  /** Most workers that are actors; default 1024. */
+  readonly workersMax?: number
+  /** Most workers that run tasks; default 4 × `cpus`. Exceeded only where nested tasks would wait for each other for ever. */
+  readonly taskWorkersMax?: number
+  /** Idle workers above `prestart` end after so long; default 10,000. */
+  readonly idleTimeoutMs?: number
+  /** Flags of Node for prestarted workers; default: those of this process. */
+  readonly execArgv?: readonly string[]
+  /** File that workers run instead of Beamline's own; for tests. */
+  readonly workerEntry?: string
+}
+
+/** What the daemon's process is told. */
+export interface DaemonConfig {
+  readonly session: Session
+  /** Ends with the process at the other end of its stdin. */
+  readonly embedded: boolean
+  readonly total: Resources
+  readonly gpuDevices: readonly string[]
+  readonly storeBytes: number
+  readonly prestart: number
+  readonly actorWorkersMax: number
+  readonly taskWorkersMax: number
+  readonly idleTimeoutMs: number
+  readonly execArgv: readonly string[]
+  readonly workerEntry: string
+}
+
+export const DAEMON_CONFIG_ENV = 'BEAMLINE_DAEMON'
+
+/** What the daemon prints on stdout, as one line of JSON, when processes may attach. */
+export interface DaemonReady {
+  /** `unix:/…/node.sock` */
+  readonly address: string
+  readonly token: string
+  readonly cluster: string
+  readonly node: string
+  readonly sessionDir: string
+  readonly storeDir: string
+  readonly pid: number
+}
+
+const UNIT = 10_000
+
+/** @throws BeamlineError `INVALID_ARGUMENT` that names the option */
+export function daemonConfig(options: DaemonOptions, session: Session, embedded: boolean): DaemonConfig {
+  const cpus = amount('cpus', options.cpus ?? availableParallelism())
+  const devices = gpuDevices()
+  const gpus = amount('gpus', options.gpus ?? devices.length)
+  const custom: Record<string, number> = {}
+  for (const [name, value] of Object.entries(options.resources ?? {})) {
+    if (/^(cpus?|gpus?|memory)$/i.test(name)) throw invalid(`resources.${name}`, String(value), `the option "${name.toLowerCase()}" itself`)
+    custom[name] = amount(`resources.${name}`, value)
+  }
+  const cpuCount = Math.max(1, Math.ceil(cpus / UNIT))
+  const entry = import.meta.url.endsWith('.ts') ? '../worker/worker-main.ts' : '../worker/worker-main.js'
+  return {
+    session,
+    embedded,
+    total: { cpus, gpus, memoryBytes: count('memoryBytes', options.memoryBytes ?? Math.floor(0.7 * totalmem())), custom },
+    gpuDevices: Array.from({ length: Math.ceil(gpus / UNIT) }, (_, index) => devices[index] ?? String(index)),
+    storeBytes: count('storeBytes', options.storeBytes ?? defaultStoreBytes(session.storeDir)),
+    prestart: count('prestart', options.prestart ?? Math.ceil(cpus / UNIT)),
+    actorWorkersMax: count('workersMax', options.workersMax ?? 1_024),
+    taskWorkersMax: Math.max(1, count('taskWorkersMax', options.taskWorkersMax ?? 4 * cpuCount)),
+    idleTimeoutMs: count('idleTimeoutMs', options.idleTimeoutMs ?? 10_000),
+    execArgv: options.execArgv ?? process.execArgv,
+    workerEntry: options.workerEntry ?? new URL(entry, import.meta.url).pathname,
+  }
+}
+
+const invalid = (what: string, got: string, expected: string): BeamlineError => new BeamlineError('INVALID_ARGUMENT', { what, got, expected })
+
+function amount(what: string, value: number): number {
+  const fixed = Math.round(value * UNIT)
+  if (!Number.isSafeInteger(fixed) || fixed < 0) throw invalid(what, String(value), 'a number that is not negative')
+  return fixed
+}
+
+function count(what: string, value: number): number {
+  if (!Number.isSafeInteger(value) || value < 0) throw invalid(what, String(value), 'a whole number that is not negative')
+  return value
+}
+
+function gpuDevices(): string[] {
+  const visible = process.env['CUDA_VISIBLE_DEVICES']
+  if (visible !== undefined)
+    return visible
+      .split(',')
+      .map((id) => id.trim())
+      .filter((id) => id !== '' && id !== '-1' && id !== 'NoDevFiles')
+  try {
+    return readdirSync('/dev')
+      .filter((name) => /^nvidia\d+$/.test(name))
+      .map((name) => name.slice('nvidia'.length))
+      .sort((a, b) => Number(a) - Number(b))
+  } catch {
+    return []
+  }
+}
+
+function defaultStoreBytes(storeDir: string): number {
+  const { bavail, bsize } = statfsSync(dirname(storeDir))
+  return Math.floor(Math.min(0.3 * totalmem(), 0.9 * bavail * bsize))
+}

@@ -1,0 +1,391 @@
+/**
+ * Who of the waiting gets what: one pass over the queue of a node.
+ *
+ * First come, first served, one unit per entry and round, so that a process with a long queue does not shut out others. An entry that is
+ * short of something lets later ones pass until it has waited `reserveAfterMs`; then what becomes free is kept for it, unless actors
+ * or groups hold so much that waiting for leases cannot help. Leases of others are asked back (LeaseReclaim) when the one who waits holds nothing, or
+ * clearly less than they: 2 CPUs, A holds both for 1,000,000 short tasks, B arrives with one: B gets a CPU when A's in-flight tasks end.
+ */
+import type { Resources } from '../net/gen/node.ts'
+import {
+  type Entry,
+  isTaskWorker,
+  type Lease,
+  type NodeTables,
+  type ParsedShape,
+  poolsOf,
+  send,
+  settleWorker,
+  startKeyOf,
+  stopWorker,
+  UNKNOWN_GROUP_MS,
+  type Worker,
+} from './node-tables.ts'
+import { type Allocation, formatResources, Pool } from './resources.ts'
+
+type WorkEntry = Exclude<Entry, { kind: 'bundles' }>
+type Outcome = 'granted' | 'starting' | 'short'
+
+/** Room of one pass: what it set aside for workers in start and for those who waited long. */
+interface Pass {
+  readonly undo: (() => void)[]
+  /** starting workers that this pass counts on, by start key */
+  readonly claimed: Map<string, number>
+  /** amounts that reclaimed leases will bring back, by pool */
+  readonly incoming: Map<Pool, Resources>
+}
+
+export function schedule(node: NodeTables): void {
+  if (node.queue.length === 0) return
+  const pass: Pass = { undo: [], claimed: new Map(), incoming: incoming(node) }
+  // Units of an entry that are granted when a worker in start arrives.
+  const units = new Map<Entry, number>()
+  const settled = new Set<Entry>()
+  for (let progress = true; progress; ) {
+    progress = false
+    for (const entry of [...node.queue]) {
+      if (settled.has(entry)) continue
+      if (entry.kind === 'demand' && (entry.refused || (units.get(entry) ?? 0) >= entry.wanted)) continue
+      const outcome = tryOne(node, entry, pass)
+      if (outcome === 'short') {
+        settled.add(entry)
+        continue
+      }
+      if (outcome === 'starting') {
+        units.set(entry, (units.get(entry) ?? 0) + 1)
+        if (entry.kind !== 'demand') settled.add(entry)
+        progress = true
+        continue
+      }
+      progress = true
+      node.queue.splice(node.queue.indexOf(entry), 1)
+      if (entry.kind !== 'demand') continue
+      entry.wanted--
+      entry.sinceMs = node.nowMs
+      entry.reason = ''
+      if (entry.wanted > 0) node.queue.push(entry)
+    }
+  }
+  for (const undo of pass.undo.reverse()) undo()
+}
+
+function tryOne(node: NodeTables, entry: Entry, pass: Pass): Outcome {
+  if (entry.kind === 'bundles') return tryBundles(node, entry, pass)
+  const pools = poolsOf(node, entry.shape)
+  if (pools === undefined) {
+    entry.reason = `placement group ${entry.shape.group} is not created yet`
+    return 'short'
+  }
+  for (const pool of pools) {
+    const worker = idleWithGpus(node, entry, pool)
+    if (worker === undefined) continue
+    grant(node, entry, worker.worker, worker.allocation)
+    return 'granted'
+  }
+  for (const pool of pools) {
+    const allocation = pool.take(entry.shape.resources)
+    if (allocation === undefined) continue
+    return workerFor(node, entry, allocation, pass)
+  }
+  const { resources } = entry.shape
+  const pool = pools.find((candidate) => candidate.couldFit(resources)) ?? pools[0]
+  if (pool !== undefined) waitForPool(node, entry, pool, resources, pass)
+  return 'short'
+}
+
+function tryBundles(node: NodeTables, entry: Extract<Entry, { kind: 'bundles' }>, pass: Pass): Outcome {
+  const bundles = carve(node.root, entry.group, entry.bundles)
+  if (bundles !== undefined) {
+    node.groups.set(entry.group, { id: entry.group, bundles, state: 'prepared' })
+    node.out.push({ kind: 'bundles-prepared', node: node.config.node, group: entry.group })
+    return 'granted'
+  }
+  const sum = [...entry.bundles.values()].reduce((a, b) => ({
+    cpus: a.cpus + b.cpus,
+    gpus: a.gpus + b.gpus,
+    memoryBytes: a.memoryBytes + b.memoryBytes,
+    custom: Object.fromEntries(
+      [...new Set([...Object.keys(a.custom), ...Object.keys(b.custom)])].map((name) => [name, (a.custom[name] ?? 0) + (b.custom[name] ?? 0)]),
+    ),
+  }))
+  waitForPool(node, entry, node.root, sum, pass)
+  return 'short'
+}
+
+/** All bundles or none. */
+export function carve(root: Pool, group: string, bundles: ReadonlyMap<number, Resources>): Map<number, { pool: Pool; carved: Allocation }> | undefined {
+  const carved = new Map<number, { pool: Pool; carved: Allocation }>()
+  for (const [index, resources] of bundles) {
+    const allocation = root.take(resources)
+    if (allocation === undefined) {
+      for (const { carved: taken } of carved.values()) root.give(taken)
+      return undefined
+    }
+    carved.set(index, { pool: new Pool(`${group}/${index}`, resources, allocation.gpus), carved: allocation })
+  }
+  return carved
+}
+
+const bindKeyOf = (entry: WorkEntry, gpus: ReadonlyMap<number, number>): string => `${entry.job.id} ${[...gpus.keys()].join(',')} ${entry.shape.envKey}`
+
+// A worker that has its GPUs already, while just those are free: its libraries are loaded and see these devices only.
+function idleWithGpus(node: NodeTables, entry: WorkEntry, pool: Pool): { worker: Worker; allocation: Allocation } | undefined {
+  if (entry.shape.resources.gpus === 0) return undefined
+  for (const worker of node.workers.values()) {
+    if (worker.state !== 'idle' || worker.job?.id !== entry.job.id) continue
+    const only = worker.bindKey.split(' ', 2)[1]
+    if (only === undefined || only === '') continue
+    const allocation = pool.take(entry.shape.resources, only.split(',').map(Number))
+    if (allocation === undefined) continue
+    if (bindKeyOf(entry, allocation.gpus) === worker.bindKey) return { worker, allocation }
+    pool.give(allocation)
+  }
+  return undefined
+}
+
+function workerFor(node: NodeTables, entry: WorkEntry, allocation: Allocation, pass: Pass): Outcome {
+  const { shape } = entry
+  const bindKey = bindKeyOf(entry, allocation.gpus)
+  let fresh: Worker | undefined
+  let bound: Worker | undefined
+  let spare: Worker | undefined
+  let blocked: Worker | undefined
+  let starting = 0
+  let startingOfKey = 0
+  let tasks = 0
+  let allBlocked = true
+  let actors = 0
+  for (const worker of node.workers.values()) {
+    if (worker.state === 'actor') actors++
+    if (!isTaskWorker(worker)) continue
+    tasks++
+    if (worker.state !== 'blocked') allBlocked = false
+    if (worker.state === 'starting') {
+      starting++
+      if (worker.startKey === shape.startKey) startingOfKey++
+    } else if (worker.state === 'idle') {
+      if (worker.bindKey === bindKey && worker.startKey === shape.startKey) bound ??= worker
+      else if (worker.bindKey === '' && worker.startKey === shape.startKey) fresh ??= worker
+      else if (spare === undefined || worker.idleSinceMs < spare.idleSinceMs) spare = worker
+    } else if (worker.state === 'blocked' && worker.bindKey === bindKey && worker.startKey === shape.startKey) {
+      if (blocked === undefined || worker.leases.size < blocked.leases.size) blocked = worker
+    }
+  }
+  if (entry.kind === 'actor' && actors >= node.config.actorWorkersMax) {
+    allocation.pool.give(allocation)
+    entry.reason = `the limit of ${node.config.actorWorkersMax} actor workers on this node is reached`
+    return 'short'
+  }
+  // Actors prefer a process without history, tasks one that has loaded their code already.
+  const idle = entry.kind === 'actor' ? (fresh ?? bound) : (bound ?? fresh)
+  if (idle !== undefined) {
+    grant(node, entry, idle, allocation)
+    return 'granted'
+  }
+  const wait = (reason: string): Outcome => {
+    pass.undo.push(() => allocation.pool.give(allocation))
+    entry.reason = reason
+    return 'starting'
+  }
+  const claimed = pass.claimed.get(shape.startKey) ?? 0
+  if (claimed < startingOfKey) {
+    pass.claimed.set(shape.startKey, claimed + 1)
+    return wait('a worker is starting')
+  }
+  const room = tasks < node.config.taskWorkersMax || spare !== undefined || (allBlocked && blocked === undefined)
+  if (room) {
+    if (starting >= node.config.startingMax) return wait('a worker will be started when those in start are up')
+    if (tasks >= node.config.taskWorkersMax && spare !== undefined) stopWorker(node, spare, false, 'its place is needed for another job or environment')
+    spawnWorker(node, entry.job.config.execArgv, shape)
+    pass.claimed.set(shape.startKey, claimed + 1)
+    return wait('a worker is starting')
+  }
+  if (entry.kind === 'demand' && blocked !== undefined && shape.resources.gpus === 0) {
+    grant(node, entry, blocked, allocation)
+    return 'granted'
+  }
+  allocation.pool.give(allocation)
+  entry.reason = `the limit of ${node.config.taskWorkersMax} task workers on this node is reached`
+  if (![...node.leases.values()].some((lease) => lease.reclaiming)) reclaim(node, entry, () => true, 1)
+  return 'short'
+}
+
+export function spawnWorker(node: NodeTables, execArgv: readonly string[], shape?: ParsedShape): void {
+  const id = node.config.workerIdPrefix + (++node.workersSpawned).toString(16).padStart(8, '0')
+  const startKey = shape?.startKey ?? startKeyOf(execArgv, {})
+  node.workers.set(id, {
+    id,
+    execArgv,
+    startKey,
+    spawnedMs: node.nowMs,
+    state: 'starting',
+    pid: 0,
+    address: '',
+    job: undefined,
+    bindKey: '',
+    leases: new Set(),
+    placement: undefined,
+    idleSinceMs: node.nowMs,
+    stopReason: '',
+    killed: false,
+  })
+  node.out.push({ kind: 'worker-spawn', worker: id, execArgv, env: shape?.startEnv ?? {} })
+}
+
+function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: Allocation): void {
+  const gpuIndices = [...allocation.gpus.keys()].sort((a, b) => a - b)
+  if (worker.job === undefined) {
+    const { config } = entry.job
+    const visible = gpuIndices.map((index) => node.config.gpuDevices[index] ?? String(index)).join(',')
+    const gpuEnv: Record<string, string> = node.config.total.gpus > 0 || visible !== '' ? { CUDA_VISIBLE_DEVICES: visible } : {}
+    worker.job = entry.job
+    worker.bindKey = bindKeyOf(entry, allocation.gpus)
+    const env = { ...config.env, ...gpuEnv, ...entry.shape.env }
+    send(node, worker.id, { $case: 'assign', value: { job: entry.job.id, cwd: config.cwd, entry: config.entry, env, namespace: config.namespace } })
+  }
+  if (entry.kind === 'actor') {
+    const { placement } = entry
+    placement.worker = worker
+    placement.allocation = allocation
+    worker.placement = placement
+    worker.state = 'actor'
+    node.out.push({ kind: 'actor-placed', actor: placement.actor, worker: worker.id, address: worker.address, gpuIndices })
+    return
+  }
+  const id = ++node.leasesGranted
+  const lease: Lease = { id, process: entry.process.id, key: entry.key, worker, allocation, label: entry.label, blocked: false, reclaiming: false }
+  node.leases.set(id, lease)
+  worker.leases.add(lease)
+  entry.process.leases.add(lease)
+  settleWorker(node, worker)
+  send(node, entry.process.id, { $case: 'leaseGranted', value: { key: entry.key, lease: id, worker: worker.id, address: worker.address, gpuIndices } })
+}
+
+// ---------------------------------------------------------------- waiting
+
+function waitForPool(node: NodeTables, entry: Entry, pool: Pool, wanted: Resources, pass: Pass): void {
+  const missing = pool.shortage(wanted)
+  if (missing === undefined) {
+    entry.reason = `needs ${formatResources(wanted)} on free devices that do not exist together now`
+    return
+  }
+  entry.reason = `needs ${formatResources(wanted)}; free now: ${formatResources(pool.available())} of ${formatResources(pool.total)}`
+  const coming = pass.incoming.get(pool)
+  if (coming === undefined || !covers(coming, missing)) askBack(node, entry, pool, subtract(missing, coming))
+  else pass.incoming.set(pool, subtract(coming, missing))
+  if (node.nowMs - entry.sinceMs >= node.config.reserveAfterMs && leasesAreEnough(node, pool, wanted)) pass.undo.push(pool.reserve(wanted))
+}
+
+// Would it fit if every lease came back? If actors or groups hold too much, holding back others would help nobody.
+function leasesAreEnough(node: NodeTables, pool: Pool, wanted: Resources): boolean {
+  const empty = new Pool(pool.name, pool.total, new Map([...pool.devices].map(([index, device]) => [index, device.total])))
+  for (const placement of node.placements.values()) if (placement.allocation?.pool === pool) empty.take(placement.allocation.resources)
+  for (const group of node.groups.values()) for (const { carved } of group.bundles.values()) if (carved.pool === pool) empty.take(carved.resources)
+  return empty.shortage(wanted) === undefined
+}
+
+function incoming(node: NodeTables): Map<Pool, Resources> {
+  const sums = new Map<Pool, Resources>()
+  for (const lease of node.leases.values()) {
+    if (!lease.reclaiming && lease.worker.state !== 'stopping') continue
+    const { pool, resources } = lease.allocation
+    const sum = sums.get(pool) ?? { cpus: 0, gpus: 0, memoryBytes: 0, custom: {} }
+    const custom = { ...sum.custom }
+    for (const [name, amount] of Object.entries(resources.custom)) custom[name] = (custom[name] ?? 0) + amount
+    sums.set(pool, {
+      cpus: sum.cpus + (lease.blocked ? 0 : resources.cpus),
+      gpus: sum.gpus + resources.gpus,
+      memoryBytes: sum.memoryBytes + resources.memoryBytes,
+      custom,
+    })
+  }
+  return sums
+}
+
+const covers = (have: Resources, need: Resources): boolean =>
+  have.cpus >= need.cpus &&
+  have.gpus >= need.gpus &&
+  have.memoryBytes >= need.memoryBytes &&
+  Object.entries(need.custom).every(([name, amount]) => (have.custom[name] ?? 0) >= amount)
+
+function subtract(from: Resources, minus: Resources | undefined): Resources {
+  if (minus === undefined) return from
+  return {
+    cpus: Math.max(0, from.cpus - minus.cpus),
+    gpus: Math.max(0, from.gpus - minus.gpus),
+    memoryBytes: Math.max(0, from.memoryBytes - minus.memoryBytes),
+    custom: Object.fromEntries(Object.entries(from.custom).map(([name, amount]) => [name, Math.max(0, amount - (minus.custom[name] ?? 0))])),
+  }
+}
+
+const helps = (lease: Lease, need: Resources): boolean => {
+  const { resources } = lease.allocation
+  return (
+    (need.cpus > 0 && resources.cpus > 0 && !lease.blocked) ||
+    (need.gpus > 0 && resources.gpus > 0) ||
+    (need.memoryBytes > 0 && resources.memoryBytes > 0) ||
+    Object.entries(need.custom).some(([name, amount]) => amount > 0 && (resources.custom[name] ?? 0) > 0)
+  )
+}
+
+function askBack(node: NodeTables, entry: Entry, pool: Pool, missing: Resources): void {
+  let need = missing
+  reclaim(node, entry, (lease) => {
+    if (lease.allocation.pool !== pool || !helps(lease, need)) return false
+    const { resources } = lease.allocation
+    need = subtract(need, { ...resources, cpus: lease.blocked ? 0 : resources.cpus })
+    return true
+  })
+}
+
+/** Ask holders for leases that `useful` accepts, at most `countMax`. Those who have nothing more to push on a lease are asked first. */
+function reclaim(node: NodeTables, entry: Entry, useful: (lease: Lease) => boolean, countMax: number = Number.POSITIVE_INFINITY): void {
+  const held = new Map<string, number>()
+  const holder = (process: string, key: number): string => `${process} ${key}`
+  for (const lease of node.leases.values()) {
+    held.set(lease.process, (held.get(lease.process) ?? 0) + 1)
+    held.set(holder(lease.process, lease.key), (held.get(holder(lease.process, lease.key)) ?? 0) + 1)
+  }
+  const busy = new Set<string>()
+  for (const other of node.queue) if (other.kind === 'demand' && other.wanted > 0) busy.add(holder(other.process.id, other.key))
+  const mine = entry.kind === 'demand' ? (held.get(entry.process.id) ?? 0) : 0
+  const mineOfKey = entry.kind === 'demand' ? (held.get(holder(entry.process.id, entry.key)) ?? 0) : 0
+  const fair = (lease: Lease): boolean => {
+    if (entry.kind !== 'demand') return true
+    if (lease.process !== entry.process.id) return mine === 0 || (held.get(lease.process) ?? 0) > mine + 1
+    if (lease.key === entry.key) return false
+    return mineOfKey === 0 || (held.get(holder(lease.process, lease.key)) ?? 0) > mineOfKey + 1
+  }
+  const candidates = [...node.leases.values()].filter((lease) => !lease.reclaiming && lease.worker.state !== 'stopping' && fair(lease))
+  const rank = (lease: Lease): number => (busy.has(holder(lease.process, lease.key)) ? 1 : 0)
+  candidates.sort((a, b) => rank(a) - rank(b) || (held.get(b.process) ?? 0) - (held.get(a.process) ?? 0) || b.id - a.id)
+  let count = 0
+  for (const lease of candidates) {
+    if (count >= countMax) return
+    if (!useful(lease)) continue
+    count++
+    lease.reclaiming = true
+    send(node, lease.process, { $case: 'leaseReclaim', value: { lease: lease.id } })
+  }
+}
+
+// ---------------------------------------------------------------- never
+
+/** What no waiting can give, in words: undefined when the entry may be met some day. */
+export function infeasible(node: NodeTables, entry: WorkEntry): { wanted: string; has: string } | undefined {
+  const { shape } = entry
+  const wanted =
+    formatResources(shape.resources) + (shape.group === '' ? '' : ` in placement group ${shape.group}${shape.bundle < 0 ? '' : `, bundle ${shape.bundle}`}`)
+  if (shape.group === '') return node.root.couldFit(shape.resources) ? undefined : { wanted, has: formatResources(node.root.total) }
+  const pools = poolsOf(node, shape)
+  if (pools === undefined) {
+    const known = node.groups.has(shape.group) && node.groups.get(shape.group)?.state !== 'returning'
+    const waiting = node.queue.some((other) => other.kind === 'bundles' && other.group === shape.group)
+    if (known || waiting || node.nowMs - entry.sinceMs < UNKNOWN_GROUP_MS) return undefined
+    return { wanted, has: 'no such placement group (it was removed, or is of another cluster run)' }
+  }
+  if (pools.some((pool) => pool.couldFit(shape.resources))) return undefined
+  const group = node.groups.get(shape.group)
+  const all = [...(group?.bundles ?? [])].map(([index, { pool }]) => `bundle ${index}: ${formatResources(pool.total)}`)
+  return { wanted, has: `a group of ${all.join('; ')}` }
+}

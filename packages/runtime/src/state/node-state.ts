@@ -1,0 +1,432 @@
+/**
+ * One machine: its processes, worker pool, resources, leases and bundles. Pure: events in, instructions out; time arrives as ticks.
+ *
+ * Worker life: starting → idle ⇄ leased ⇄ blocked, or idle → actor; from any of them → stopping; gone when its exit is seen. A process
+ * demands leases per shape (level-triggered) and pushes tasks to the workers itself; this class never sees a task.
+ * Not here: what an actor or a group is to the cluster (control-state.ts), and who gets what (node-scheduling.ts).
+ */
+import type { Failure } from '../net/gen/node.ts'
+import type { Job, NodeEvent, NodeInstruction, WorkerExit } from './events.ts'
+import { carve, infeasible, schedule, spawnWorker } from './node-scheduling.ts'
+import {
+  type ActorWaiting,
+  type Demand,
+  type Entry,
+  type Group,
+  isTaskWorker,
+  jobAlive,
+  type Lease,
+  type NodeConfig,
+  type NodeTables,
+  parseShape,
+  type Placement,
+  send,
+  settleWorker,
+  stopWorker,
+  type Worker,
+} from './node-tables.ts'
+import { Pool, UNIT } from './resources.ts'
+
+const START_TIMEOUT = 'it did not attach to the node in time'
+
+export class NodeState {
+  readonly tables: NodeTables
+
+  constructor(config: NodeConfig) {
+    this.tables = {
+      config,
+      nowMs: 0,
+      root: emptyRoot(config),
+      groups: new Map(),
+      processes: new Map(),
+      workers: new Map(),
+      leases: new Map(),
+      placements: new Map(),
+      queue: [],
+      startFailures: new Map(),
+      workersSpawned: 0,
+      leasesGranted: 0,
+      out: [],
+    }
+  }
+
+  /** The first instructions: start the prestarted workers. */
+  start(nowMs: number): NodeInstruction[] {
+    this.tables.nowMs = nowMs
+    this.#prestart()
+    return this.#take()
+  }
+
+  /** The only mutator. Unknown ids are ignored: messages of processes may cross the news of a death. */
+  handle(event: NodeEvent): NodeInstruction[] {
+    this.#apply(event)
+    schedule(this.tables)
+    return this.#take()
+  }
+
+  #take(): NodeInstruction[] {
+    const { out } = this.tables
+    this.tables.out = []
+    return out
+  }
+
+  #apply(event: NodeEvent): void {
+    switch (event.kind) {
+      case 'process-attached':
+        return this.#attached(event)
+      case 'process-lost':
+        return this.#lost(event.process)
+      case 'worker-exited':
+        return this.#exited(event.worker, event.exit)
+      case 'lease-demand':
+        return this.#demand(event)
+      case 'lease-return': {
+        const lease = this.tables.leases.get(event.lease)
+        if (lease !== undefined && lease.process === event.process) this.#release(lease)
+        return
+      }
+      case 'lease-blocked':
+        return this.#blocked(event.process, event.lease, event.blocked)
+      case 'worker-kill': {
+        const worker = this.tables.workers.get(event.worker)
+        if (worker !== undefined) stopWorker(this.tables, worker, true, event.reason)
+        return
+      }
+      case 'actor-place':
+        return this.#place(event)
+      case 'actor-release':
+        return this.#releaseActor(event.actor, event.force, event.reason)
+      case 'bundles-prepare':
+        return this.#prepare(event)
+      case 'bundles-commit': {
+        const group = this.tables.groups.get(event.group)
+        if (group?.state === 'prepared') group.state = 'committed'
+        return
+      }
+      case 'bundles-return':
+        return this.#returnBundles(event.group, event.reason)
+      case 'tick':
+        return this.#tick(event.nowMs)
+      default:
+        event satisfies never
+    }
+  }
+
+  // ---------------------------------------------------------------- processes
+
+  #attached(event: Extract<NodeEvent, { kind: 'process-attached' }>): void {
+    const { tables } = this
+    const { process: id, processKind, pid, address } = event
+    if (tables.processes.has(id)) return
+    let job: Job | undefined
+    if (processKind === 'driver' && event.job !== undefined) job = { id, config: event.job }
+    if (processKind === 'worker') {
+      const worker = tables.workers.get(id)
+      if (worker === undefined || worker.state === 'stopping') return
+      worker.pid = pid
+      worker.address = address
+      worker.state = 'idle'
+      worker.idleSinceMs = tables.nowMs
+      tables.startFailures.delete(worker.startKey)
+    }
+    tables.processes.set(id, { id, kind: processKind, pid, address, job, leases: new Set() })
+  }
+
+  #lost(id: string, exited: boolean = false): void {
+    const { tables } = this
+    const process = tables.processes.get(id)
+    const worker = tables.workers.get(id)
+    if (worker !== undefined && !exited) stopWorker(tables, worker, true, '')
+    if (process === undefined) return
+    tables.processes.delete(id)
+    tables.queue = tables.queue.filter((entry) => entry.kind !== 'demand' || entry.process !== process)
+    for (const lease of process.leases) {
+      const others = [...lease.worker.leases].some((other) => other.process !== id)
+      this.#release(lease, !others)
+      if (!others) stopWorker(tables, lease.worker, true, `the process ${id} that it worked for is gone`)
+    }
+    if (process.kind === 'driver') this.#stopIdleOfDeadJobs()
+  }
+
+  #stopIdleOfDeadJobs(): void {
+    for (const worker of this.tables.workers.values()) {
+      if (worker.state === 'idle' && worker.job !== undefined && !jobAlive(this.tables, worker.job.id))
+        stopWorker(this.tables, worker, false, 'its job has ended')
+    }
+  }
+
+  #exited(id: string, exit: WorkerExit): void {
+    const { tables } = this
+    const worker = tables.workers.get(id)
+    if (worker === undefined) return
+    this.#lost(id, true)
+    tables.workers.delete(id)
+    const failure = workerFailure(worker, exit)
+    const holders = new Map<string, number[]>()
+    for (const lease of worker.leases) {
+      const ids = holders.get(lease.process) ?? []
+      ids.push(lease.id)
+      holders.set(lease.process, ids)
+      this.#release(lease, true)
+    }
+    for (const [process, leases] of holders) send(tables, process, { $case: 'workerLost', value: { worker: id, leases, cause: failure } })
+    const { placement } = worker
+    if (placement !== undefined) {
+      this.#dropPlacement(placement)
+      tables.out.push({ kind: 'actor-worker-lost', actor: placement.actor, worker: id, failure })
+    }
+    if (worker.pid === 0 && (worker.stopReason === '' || worker.stopReason === START_TIMEOUT)) this.#startFailed(worker, exit)
+    this.#prestart()
+  }
+
+  // A worker died before it attached. Several in a row: what waits for such a worker fails, instead of a start loop.
+  #startFailed(worker: Worker, exit: WorkerExit): void {
+    const { tables } = this
+    const count = (tables.startFailures.get(worker.startKey)?.count ?? 0) + 1
+    const reason = `${worker.stopReason || exitText(exit)}${exit.stderr === '' ? '' : `; its last lines on stderr:\n${exit.stderr}`}`
+    tables.startFailures.set(worker.startKey, { count, reason })
+    if (count < tables.config.startFailuresMax) return
+    // One more try for whoever asks again.
+    tables.startFailures.set(worker.startKey, { count: tables.config.startFailuresMax - 1, reason })
+    const what = `a worker${worker.execArgv.length === 0 ? '' : ` with flags ${worker.execArgv.join(' ')}`} (${count} tries)`
+    for (const entry of [...tables.queue]) {
+      if (entry.kind !== 'bundles' && entry.shape.startKey === worker.startKey)
+        this.#refuse(entry, 'START_FAILED', { what, reason }, `${what} did not start: ${reason}`)
+    }
+  }
+
+  // ---------------------------------------------------------------- leases
+
+  #demand(event: Extract<NodeEvent, { kind: 'lease-demand' }>): void {
+    const { tables } = this
+    const process = tables.processes.get(event.process)
+    if (process === undefined) return
+    const index = tables.queue.findIndex((entry) => entry.kind === 'demand' && entry.process === process && entry.key === event.key)
+    const known = tables.queue[index] as Demand | undefined
+    const wanted = Math.min(Math.max(0, Math.trunc(event.wanted) || 0), 1_000_000)
+    if (wanted === 0) {
+      if (index >= 0) tables.queue.splice(index, 1)
+      return
+    }
+    if (known !== undefined) {
+      known.wanted = wanted
+      known.backlog = event.backlog
+      known.refused = false
+      return this.#refuseInfeasible(known)
+    }
+    const job = process.job ?? tables.workers.get(process.id)?.job
+    if (job === undefined) return
+    const shape = parseShape(tables, job, event.shape)
+    if (shape === undefined) {
+      const details = { what: `"${event.label}"`, got: JSON.stringify(event.shape?.resources), expected: 'whole, not negative amounts' }
+      send(tables, process.id, {
+        $case: 'infeasible',
+        value: { key: event.key, text: 'amounts that are no amounts', detailsJson: JSON.stringify({ code: 'INVALID_ARGUMENT', details }) },
+      })
+      return
+    }
+    const { key, label, backlog } = event
+    const entry: Demand = { kind: 'demand', process, key, job, shape, wanted, backlog, label, sinceMs: tables.nowMs, reason: '', refused: false }
+    tables.queue.push(entry)
+    this.#refuseInfeasible(entry)
+  }
+
+  #refuseInfeasible(entry: Exclude<Entry, { kind: 'bundles' }>): void {
+    const never = infeasible(this.tables, entry)
+    if (never === undefined) return
+    const what = entry.kind === 'actor' ? `actor ${entry.label}` : `"${entry.label}"`
+    this.#refuse(entry, 'INFEASIBLE', { what, ...never }, `${what} asks for ${never.wanted}, which this cluster can never give: it has ${never.has}`)
+  }
+
+  #refuse(entry: Demand | ActorWaiting, code: string, details: Record<string, string>, text: string): void {
+    const { tables } = this
+    if (entry.kind === 'demand') {
+      if (entry.refused) return
+      entry.refused = true
+      entry.reason = text
+      send(tables, entry.process.id, { $case: 'infeasible', value: { key: entry.key, text, detailsJson: JSON.stringify({ code, details }) } })
+      return
+    }
+    tables.queue.splice(tables.queue.indexOf(entry), 1)
+    tables.placements.delete(entry.placement.actor)
+    tables.out.push({ kind: 'actor-unplaceable', actor: entry.placement.actor, failure: { code, detailsJson: JSON.stringify(details) } })
+  }
+
+  #release(lease: Lease, workerIsDead: boolean = false): void {
+    const { tables } = this
+    if (!tables.leases.delete(lease.id)) return
+    lease.worker.leases.delete(lease)
+    tables.processes.get(lease.process)?.leases.delete(lease)
+    lease.allocation.pool.give(lease.allocation)
+    this.#poolReleased(lease.allocation.pool)
+    if (!workerIsDead) settleWorker(tables, lease.worker)
+  }
+
+  #blocked(sender: string, id: number, blocked: boolean): void {
+    const { tables } = this
+    if (id === 0) {
+      const placement = tables.workers.get(sender)?.placement
+      if (placement?.allocation === undefined) return
+      placement.blocked = blocked
+      placement.allocation.pool.lendCpus(placement.allocation, blocked)
+      return
+    }
+    const lease = tables.leases.get(id)
+    if (lease === undefined || (lease.worker.id !== sender && lease.process !== sender)) return
+    lease.blocked = blocked
+    lease.allocation.pool.lendCpus(lease.allocation, blocked)
+    settleWorker(tables, lease.worker)
+  }
+
+  // ---------------------------------------------------------------- actors
+
+  #place(event: Extract<NodeEvent, { kind: 'actor-place' }>): void {
+    const { tables } = this
+    const { actor, job, label } = event
+    if (tables.placements.has(actor)) return
+    const shape = parseShape(tables, job, event.shape)
+    if (shape === undefined) {
+      const detailsJson = JSON.stringify({ what: `actor ${label}`, got: JSON.stringify(event.shape?.resources), expected: 'whole, not negative amounts' })
+      tables.out.push({ kind: 'actor-unplaceable', actor, failure: { code: 'INVALID_ARGUMENT', detailsJson } })
+      return
+    }
+    const placement: Placement = { actor, label, worker: undefined, allocation: undefined, blocked: false }
+    const entry: ActorWaiting = { kind: 'actor', placement, job, shape, label, sinceMs: tables.nowMs, reason: '' }
+    tables.placements.set(actor, placement)
+    tables.queue.push(entry)
+    this.#refuseInfeasible(entry)
+  }
+
+  #releaseActor(actor: string, force: boolean, reason: string): void {
+    const { tables } = this
+    const placement = tables.placements.get(actor)
+    if (placement === undefined) return
+    if (placement.worker !== undefined) return stopWorker(tables, placement.worker, force, reason)
+    tables.queue = tables.queue.filter((entry) => entry.kind !== 'actor' || entry.placement !== placement)
+    tables.placements.delete(actor)
+  }
+
+  #dropPlacement(placement: Placement): void {
+    this.tables.placements.delete(placement.actor)
+    const { allocation } = placement
+    if (allocation === undefined) return
+    allocation.pool.give(allocation)
+    this.#poolReleased(allocation.pool)
+  }
+
+  // ---------------------------------------------------------------- bundles
+
+  #prepare(event: Extract<NodeEvent, { kind: 'bundles-prepare' }>): void {
+    const { tables } = this
+    const { group, bundles } = event
+    if (tables.groups.has(group) || tables.queue.some((entry) => entry.kind === 'bundles' && entry.group === group)) return
+    if (carve(emptyRoot(tables.config), group, bundles) === undefined) {
+      tables.out.push({ kind: 'bundles-refused', node: tables.config.node, group, reason: 'the bundles are more than the node has' })
+      return
+    }
+    tables.queue.push({ kind: 'bundles', group, bundles, label: `placement group ${group}`, sinceMs: tables.nowMs, reason: '' })
+  }
+
+  #returnBundles(id: string, reason: string): void {
+    const { tables } = this
+    tables.queue = tables.queue.filter((entry) => entry.kind !== 'bundles' || entry.group !== id)
+    const group = tables.groups.get(id)
+    if (group === undefined || group.state === 'returning') return
+    group.state = 'returning'
+    const pools = new Set([...group.bundles.values()].map(({ pool }) => pool))
+    for (const lease of tables.leases.values()) if (pools.has(lease.allocation.pool)) stopWorker(tables, lease.worker, true, reason)
+    for (const placement of tables.placements.values()) {
+      if (placement.worker !== undefined && placement.allocation !== undefined && pools.has(placement.allocation.pool))
+        stopWorker(tables, placement.worker, true, reason)
+    }
+    this.#finishReturn(group)
+    for (const entry of [...tables.queue]) {
+      if (entry.kind === 'bundles' || entry.shape.group !== id) continue
+      const details = {
+        what: entry.kind === 'actor' ? `actor ${entry.label}` : `"${entry.label}"`,
+        wanted: `a place in placement group ${id}`,
+        has: `removed that group (${reason})`,
+      }
+      this.#refuse(entry, 'INFEASIBLE', details, `placement group ${id} was removed: ${reason}`)
+    }
+  }
+
+  #poolReleased(pool: Pool): void {
+    if (pool === this.tables.root) return
+    for (const group of this.tables.groups.values()) {
+      if (group.state === 'returning' && [...group.bundles.values()].some((bundle) => bundle.pool === pool)) return this.#finishReturn(group)
+    }
+  }
+
+  #finishReturn(group: Group): void {
+    const { tables } = this
+    const pools = new Set([...group.bundles.values()].map(({ pool }) => pool))
+    for (const lease of tables.leases.values()) if (pools.has(lease.allocation.pool)) return
+    for (const placement of tables.placements.values()) if (placement.allocation !== undefined && pools.has(placement.allocation.pool)) return
+    tables.groups.delete(group.id)
+    for (const { carved } of group.bundles.values()) carved.pool.give(carved)
+  }
+
+  // ---------------------------------------------------------------- time
+
+  #tick(nowMs: number): void {
+    const { tables } = this
+    const { config } = tables
+    tables.nowMs = nowMs
+    for (const worker of tables.workers.values()) {
+      if (worker.state === 'starting' && nowMs - worker.spawnedMs > config.startTimeoutMs) stopWorker(tables, worker, true, START_TIMEOUT)
+    }
+    let tasks = 0
+    const idle: Worker[] = []
+    for (const worker of tables.workers.values()) {
+      if (isTaskWorker(worker)) tasks++
+      if (worker.state === 'idle') idle.push(worker)
+    }
+    idle.sort((a, b) => a.idleSinceMs - b.idleSinceMs)
+    for (const worker of idle) {
+      if (tasks <= config.prestart || nowMs - worker.idleSinceMs < config.idleTimeoutMs) break
+      stopWorker(tables, worker, false, `idle for ${config.idleTimeoutMs} ms`)
+      tasks--
+    }
+    this.#stopIdleOfDeadJobs()
+    for (const entry of [...tables.queue]) if (entry.kind !== 'bundles' && entry.shape.group !== '') this.#refuseInfeasible(entry)
+    this.#prestart()
+  }
+
+  #prestart(): void {
+    const { tables } = this
+    const { config } = tables
+    let tasks = 0
+    let starting = 0
+    for (const worker of tables.workers.values()) {
+      if (isTaskWorker(worker)) tasks++
+      if (worker.state === 'starting') starting++
+    }
+    while (tasks < config.prestart && starting < config.startingMax && tables.startFailures.size === 0) {
+      spawnWorker(tables, config.prestartExecArgv)
+      tasks++
+      starting++
+    }
+  }
+}
+
+function emptyRoot(config: NodeConfig): Pool {
+  const gpus = new Map<number, number>()
+  for (let index = 0; index * UNIT < config.total.gpus; index++) gpus.set(index, Math.min(UNIT, config.total.gpus - index * UNIT))
+  return new Pool('node', config.total, gpus)
+}
+
+function exitText(exit: WorkerExit): string {
+  if (exit.signal !== null) return `was ended by signal ${exit.signal}`
+  return exit.code === null ? 'could not be started' : `exited with code ${exit.code}`
+}
+
+/** The cause that holders of a dead worker see. Facts of the task are filled in by its owner. */
+function workerFailure(worker: Worker, exit: WorkerExit): Failure {
+  const outOfMemory =
+    worker.stopReason === '' &&
+    (/JavaScript heap out of memory|allocation failed|std::bad_alloc/i.test(exit.stderr) || (exit.code === 134 && exit.stderr === ''))
+  const how = worker.stopReason === '' ? exitText(exit) : `was ended by Beamline: ${worker.stopReason}`
+  const stderr = worker.stopReason === '' ? exit.stderr : ''
+  return { code: outOfMemory ? 'OUT_OF_MEMORY' : 'WORKER_CRASHED', detailsJson: JSON.stringify({ task: '', worker: worker.id, pid: worker.pid, how, stderr }) }
+}

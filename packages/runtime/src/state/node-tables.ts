@@ -1,0 +1,250 @@
+/**
+ * The records of one node: processes, workers, leases, bundles and the queue of those who wait. Data and small look-ups only;
+ * NodeState changes them on events and node-scheduling.ts decides who gets what.
+ */
+import type { Resources, Shape } from '../net/gen/node.ts'
+import type { Job, MessageBody, NodeInstruction } from './events.ts'
+import { type Allocation, type Pool, parseResources } from './resources.ts'
+
+export interface NodeConfig {
+  readonly node: string
+  readonly total: Resources
+  /** What CUDA_VISIBLE_DEVICES must say for device index 0, 1, … */
+  readonly gpuDevices: readonly string[]
+  /** First half of worker ids, 8 hex digits; the node counts the second half. */
+  readonly workerIdPrefix: string
+  /** Workers kept warm. */
+  readonly prestart: number
+  /** Flags of the prestarted workers: those of the driver that an embedded node belongs to. */
+  readonly prestartExecArgv: readonly string[]
+  /** Most workers that run tasks; exceeded only when all of them are blocked and none can take another task. */
+  readonly taskWorkersMax: number
+  /** Most workers that are actors. */
+  readonly actorWorkersMax: number
+  /** Most workers in start at one time. */
+  readonly startingMax: number
+  readonly idleTimeoutMs: number
+  readonly startTimeoutMs: number
+  /** So many failed starts in a row fail what waits for them. */
+  readonly startFailuresMax: number
+  /** A request that waited so long keeps what becomes free from later ones. */
+  readonly reserveAfterMs: number
+  /** Variables that only count when a process starts, as the node's own environment has them. */
+  readonly startEnv: Readonly<Record<string, string>>
+}
+
+export const NODE_DEFAULTS: Pick<
+  NodeConfig,
+  'prestartExecArgv' | 'actorWorkersMax' | 'idleTimeoutMs' | 'startTimeoutMs' | 'startFailuresMax' | 'reserveAfterMs' | 'startEnv'
+> = {
+  prestartExecArgv: [],
+  actorWorkersMax: 1024,
+  idleTimeoutMs: 10_000,
+  startTimeoutMs: 60_000,
+  startFailuresMax: 3,
+  reserveAfterMs: 2_000,
+  startEnv: {},
+}
+
+/** How long a shape may name a placement group that this node has not heard of: messages of two processes may overtake each other. */
+export const UNKNOWN_GROUP_MS = 1_000
+
+export interface Process {
+  readonly id: string
+  readonly kind: 'driver' | 'worker' | 'cli'
+  readonly pid: number
+  readonly address: string
+  readonly job: Job | undefined
+  /** Leases that it holds on workers. */
+  readonly leases: Set<Lease>
+}
+
+/**
+ * starting: spawned, not attached. idle: no lease. leased: at least one lease is not blocked. blocked: all its leases are blocked.
+ * actor: has a placement. stopping: told to exit or killed; keeps its leases and placement until the exit is seen.
+ */
+export type WorkerState = 'starting' | 'idle' | 'leased' | 'blocked' | 'actor' | 'stopping'
+
+export interface Worker {
+  readonly id: string
+  readonly execArgv: readonly string[]
+  /** Flags and start variables: what cannot be changed after the start. */
+  readonly startKey: string
+  readonly spawnedMs: number
+  state: WorkerState
+  pid: number
+  address: string
+  /** Set at first use, never changed: workers are not shared between jobs, environments and GPU assignments. */
+  job: Job | undefined
+  bindKey: string
+  readonly leases: Set<Lease>
+  placement: Placement | undefined
+  idleSinceMs: number
+  /** Why Beamline ended it; "" when it did not. */
+  stopReason: string
+  /** Stopped by force: nothing more can be done to it. */
+  killed: boolean
+}
+
+export interface Lease {
+  readonly id: number
+  readonly process: string
+  readonly key: number
+  readonly worker: Worker
+  readonly allocation: Allocation
+  readonly label: string
+  blocked: boolean
+  reclaiming: boolean
+}
+
+/** An actor on this node: waiting in the queue while `worker` is undefined. */
+export interface Placement {
+  readonly actor: string
+  readonly label: string
+  worker: Worker | undefined
+  allocation: Allocation | undefined
+  /** LeaseBlocked of lease 0: a method waits for objects. */
+  blocked: boolean
+}
+
+export interface ParsedShape {
+  readonly resources: Resources
+  readonly env: Readonly<Record<string, string>>
+  readonly envKey: string
+  readonly group: string
+  readonly bundle: number
+  readonly startEnv: Readonly<Record<string, string>>
+  readonly startKey: string
+}
+
+interface Waiting {
+  readonly label: string
+  sinceMs: number
+  /** In words, for status and explain. */
+  reason: string
+}
+
+export interface Demand extends Waiting {
+  readonly kind: 'demand'
+  readonly process: Process
+  readonly key: number
+  readonly job: Job
+  readonly shape: ParsedShape
+  wanted: number
+  backlog: number
+  /** Infeasible was sent: asked for again only through a new demand. */
+  refused: boolean
+}
+
+export interface ActorWaiting extends Waiting {
+  readonly kind: 'actor'
+  readonly placement: Placement
+  readonly job: Job
+  readonly shape: ParsedShape
+}
+
+export interface BundlesWaiting extends Waiting {
+  readonly kind: 'bundles'
+  readonly group: string
+  readonly bundles: ReadonlyMap<number, Resources>
+}
+
+export type Entry = Demand | ActorWaiting | BundlesWaiting
+
+export interface Group {
+  readonly id: string
+  readonly bundles: ReadonlyMap<number, { readonly pool: Pool; readonly carved: Allocation }>
+  /** prepared: resources are set aside. committed: usable. returning: waits for its holders to die. */
+  state: 'prepared' | 'committed' | 'returning'
+}
+
+export interface NodeTables {
+  readonly config: NodeConfig
+  nowMs: number
+  readonly root: Pool
+  readonly groups: Map<string, Group>
+  readonly processes: Map<string, Process>
+  readonly workers: Map<string, Worker>
+  readonly leases: Map<number, Lease>
+  /** All and only actors placed here or waiting to be. */
+  readonly placements: Map<string, Placement>
+  /** All and only those who wait, in order; a demand stays (unscheduled) while it is refused. */
+  queue: Entry[]
+  /** Failed starts in a row by start key, with the last stderr. */
+  readonly startFailures: Map<string, { count: number; reason: string }>
+  workersSpawned: number
+  leasesGranted: number
+  out: NodeInstruction[]
+}
+
+export const isTaskWorker = (worker: Worker): boolean => worker.state !== 'actor' && worker.state !== 'stopping'
+
+export const send = (node: NodeTables, process: string, message: MessageBody): void => void node.out.push({ kind: 'send', process, message })
+
+/** Environment variables that take effect only when a process starts. */
+export function startVariables(env: Readonly<Record<string, string>>): Record<string, string> {
+  const start =
+    /^(NODE_OPTIONS|NODE_EXTRA_CA_CERTS|NODE_ICU_DATA|NODE_V8_COVERAGE|UV_THREADPOOL_SIZE|UV_USE_IO_URING|OPENSSL_CONF|GLIBC_TUNABLES|LD_.*|DYLD_.*|MALLOC_.*)$/
+  return Object.fromEntries(Object.entries(env).filter(([name]) => start.test(name)))
+}
+
+const sortedJson = (env: Readonly<Record<string, string>>): string => JSON.stringify(Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1)))
+
+export const startKeyOf = (execArgv: readonly string[], startEnv: Readonly<Record<string, string>>): string =>
+  `${JSON.stringify(execArgv)} ${sortedJson(startEnv)}`
+
+/** Undefined when the amounts are not numbers that make sense. */
+export function parseShape(node: NodeTables, job: Job, shape: Shape | undefined): ParsedShape | undefined {
+  const resources = parseResources(shape?.resources)
+  if (resources === undefined) return undefined
+  const env = shape?.env ?? {}
+  const all = startVariables({ ...job.config.env, ...env })
+  const startEnv = Object.fromEntries(Object.entries(all).filter(([name, value]) => node.config.startEnv[name] !== value))
+  return {
+    resources,
+    env,
+    envKey: sortedJson(env),
+    group: shape?.placementGroup ?? '',
+    bundle: shape === undefined || shape.placementGroup === '' ? -1 : shape.bundle,
+    startEnv,
+    startKey: startKeyOf(job.config.execArgv, startEnv),
+  }
+}
+
+/** The pools that `shape` may use: the node, or the bundles of its group that are here. Undefined: the group is not usable (yet). */
+export function poolsOf(node: NodeTables, shape: ParsedShape): Pool[] | undefined {
+  if (shape.group === '') return [node.root]
+  const group = node.groups.get(shape.group)
+  if (group === undefined || group.state !== 'committed') return undefined
+  if (shape.bundle < 0) return [...group.bundles.values()].map((bundle) => bundle.pool)
+  const bundle = group.bundles.get(shape.bundle)
+  return bundle === undefined ? [] : [bundle.pool]
+}
+
+/** After leases or blocked flags changed. */
+export function settleWorker(node: NodeTables, worker: Worker): void {
+  if (worker.state === 'starting' || worker.state === 'stopping' || worker.placement !== undefined) return
+  if (worker.leases.size === 0) {
+    if (worker.state === 'idle') return
+    worker.state = 'idle'
+    worker.idleSinceMs = node.nowMs
+    if (worker.job !== undefined && !jobAlive(node, worker.job.id)) stopWorker(node, worker, false, 'its job has ended')
+    return
+  }
+  worker.state = [...worker.leases].every((lease) => lease.blocked) ? 'blocked' : 'leased'
+}
+
+/** Its driver is attached, or actors of it outlive the driver. */
+export function jobAlive(node: NodeTables, job: string): boolean {
+  if (node.processes.has(job)) return true
+  for (const placement of node.placements.values()) if (placement.worker?.job?.id === job) return true
+  return false
+}
+
+export function stopWorker(node: NodeTables, worker: Worker, force: boolean, reason: string): void {
+  if (worker.state === 'stopping' && (!force || worker.killed)) return
+  worker.state = 'stopping'
+  worker.killed = force
+  if (worker.stopReason === '') worker.stopReason = reason
+  node.out.push({ kind: 'worker-stop', worker: worker.id, force, reason })
+}
