@@ -1,0 +1,140 @@
+/**
+ * What the text of a function says, joined with what its scopes hold: free names with their bindings and how to read their values.
+ *
+ * Facts that cannot change are kept per function object; values of bindings that can are read anew by every `readValues`.
+ */
+import type { Class } from 'acorn'
+import { type FunctionView, type ScopeView, type ScriptInfo, theInspector } from './inspector.ts'
+import { analyseScript, type Binding, encloses, type FunctionSite, type Reference, type ScriptAnalysis, type Special } from './scope-analysis.ts'
+
+export interface FreeName {
+  readonly name: string
+  readonly binding: Binding | undefined
+  readonly references: readonly Reference[]
+  /** its value can never be another one */
+  readonly isStable: boolean
+}
+
+export interface FunctionFacts {
+  readonly script: ScriptInfo
+  readonly analysis: ScriptAnalysis
+  readonly site: FunctionSite
+  readonly free: readonly FreeName[]
+  /** specials whose meaning comes from outside of the function */
+  readonly specials: readonly Special[]
+  readonly view: FunctionView
+}
+
+/** A free name's value, or why there is none. */
+export type Reading = { readonly value: unknown } | 'absent' | 'not initialised' | 'in a with statement'
+
+/** Scripts whose analysis is kept. */
+const SCRIPTS_MAX = 64
+
+const analyses = new Map<string, ScriptAnalysis | SyntaxError>()
+
+function analysisOf(script: ScriptInfo): ScriptAnalysis | SyntaxError {
+  let found = analyses.get(script.id)
+  if (!found) {
+    if (analyses.size >= SCRIPTS_MAX) analyses.delete(analyses.keys().next().value as string)
+    try {
+      found = analyseScript(theInspector().source(script), script.isModule)
+    } catch (error) {
+      found = error as SyntaxError
+    }
+    analyses.set(script.id, found)
+  }
+  return found
+}
+
+/**
+ * @param view - of `fn`; it must have a location
+ * @returns the reason in words where the function's text cannot be found or read
+ */
+export function factsOf(fn: Function, view: FunctionView): FunctionFacts | string {
+  const { location } = view
+  if (!location) return 'has no source text'
+  const { script } = location
+  const analysis = analysisOf(script)
+  if (analysis instanceof SyntaxError) return `is written in a script that cannot be read (${analysis.message})`
+  const site = siteOf(analysis, Function.prototype.toString.call(fn), offsetOf(analysis.source, script, location))
+  if (!site) return 'has a source text that cannot be found in its script'
+  const specials = analysis.specials.filter((s) => s.start >= site.bodyStart && s.start < site.end && (s.owner === undefined || encloses(s.owner, site.outerScope)))
+  return { script, analysis, site, view, specials, free: freeNames(analysis, site) }
+}
+
+/** The value of a free name in the scopes of `view`, from the inside out. */
+export function readName(name: string, view: { readonly scopes: readonly ScopeView[] }): Reading {
+  for (const { kind, variables } of view.scopes) {
+    if (!Object.hasOwn(variables, name)) {
+      if (kind === 'with' && name in variables) return 'in a with statement'
+      continue
+    }
+    if (kind === 'with') return 'in a with statement'
+    try {
+      return { value: (variables as Record<string, unknown>)[name] }
+    } catch {
+      return 'not initialised'
+    }
+  }
+  return 'absent'
+}
+
+function offsetOf(source: string, script: ScriptInfo, at: { line: number; column: number }): number {
+  let offset = 0
+  for (let line = at.line - script.startLine; line > 0; line--) {
+    const end = source.indexOf('\n', offset)
+    if (end < 0) return -1
+    offset = end + 1
+  }
+  return offset + (at.line === script.startLine ? at.column - script.startColumn : at.column)
+}
+
+/** By text; where several functions have the same text, the one at the offset. */
+function siteOf(analysis: ScriptAnalysis, text: string, offset: number): FunctionSite | undefined {
+  const same = analysis.functions.filter((site) => site.end - site.start === text.length && analysis.source.startsWith(text, site.start))
+  return same.length === 1 ? same[0] : same.find((site) => site.start <= offset && offset < site.end)
+}
+
+function freeNames(analysis: ScriptAnalysis, site: FunctionSite): FreeName[] {
+  const byName = new Map<string, Reference[]>()
+  const { references } = analysis
+  const heritage = computedHeritage(site)
+  for (let i = firstAtOrAfter(references, site.bodyStart); i < references.length; i++) {
+    const reference = references[i] as Reference
+    if (reference.start >= site.end) break
+    if (reference.binding && !encloses(reference.binding.scope, site.outerScope)) continue
+    if (heritage && reference.start >= heritage.start && reference.end <= heritage.end) continue
+    const list = byName.get(reference.name)
+    if (list) list.push(reference)
+    else byName.set(reference.name, [reference])
+  }
+  return [...byName].map(([name, list]) => {
+    const binding = list[0]?.binding
+    return { name, binding, references: list, isStable: binding !== undefined && isStable(binding) }
+  })
+}
+
+/** `extends mixin(Base)`: the parent class is captured itself instead of being computed again. */
+export function computedHeritage(site: FunctionSite): { readonly start: number; readonly end: number } | undefined {
+  if (site.form !== 'class') return undefined
+  const { superClass } = site.node as Class
+  return superClass && superClass.type !== 'Identifier' && superClass.type !== 'Literal' ? superClass : undefined
+}
+
+function firstAtOrAfter(references: readonly Reference[], start: number): number {
+  let low = 0
+  let high = references.length
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if ((references[middle] as Reference).start < start) low = middle + 1
+    else high = middle
+  }
+  return low
+}
+
+function isStable(binding: Binding): boolean {
+  if (binding.reassigned) return false
+  for (let scope: Binding['scope'] | undefined = binding.scope; scope; scope = scope.parent) if (scope.dynamic) return false
+  return true
+}

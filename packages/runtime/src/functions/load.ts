@@ -1,0 +1,170 @@
+/**
+ * Shipped functions come to life: modules are imported first, then everything else is created in one synchronous pass.
+ *
+ * A function's factory runs with its captures absent and gets them afterwards, so functions may capture each other; a class whose
+ * heritage or static parts need captures gets them ready, with all that they need, before it is created.
+ */
+import { createRequire } from 'node:module'
+import { constants, Script } from 'node:vm'
+import { BeamlineError } from '../errors.ts'
+import { isEntry, rememberModule } from './module-reference.ts'
+import { decodePayload, type FunctionNode, type ImportNode, type Node, type PayloadHead, type Ref } from './payload.ts'
+
+/**
+ * The function that `ship` described, with everything that it captured.
+ *
+ * @param externals - what stands for the captured references and handles, in the order of `ShippedFunction.externals`
+ * @throws whatever importing a module that it needs throws
+ */
+export async function load(bytes: Uint8Array, externals: readonly unknown[]): Promise<Function> {
+  const { head, data } = decodePayload(bytes)
+  const imported = new Map<number, unknown>()
+  await Promise.all(
+    head.nodes.map(async (node, index) => {
+      if (node.kind === 'import') imported.set(index, await importModule(node))
+    }),
+  )
+  return new Loading(head, imported, externals).run(data)
+}
+
+async function importModule(node: ImportNode): Promise<unknown> {
+  if (isEntry(node.specifier)) throw new BeamlineError('INTERNAL', { what: `a worker was asked to import the program's entry file ${node.specifier}` })
+  const namespace = await importAs(node.parent, node.specifier, node.attributes)
+  rememberModule(namespace, { ...node, name: '*', path: [] })
+  if (node.name === '*') return namespace
+  if (!(node.name in namespace)) {
+    throw new BeamlineError('INTERNAL', { what: `module "${node.specifier}" (imported by ${node.parent}) exports no "${node.name}" in this process` })
+  }
+  return follow(namespace[node.name], node.path)
+}
+
+/** `import(specifier)` as the file `parent` would do it: its folder, its package, its conditions. */
+function importAs(parent: string, specifier: string, attributes: Readonly<Record<string, string>>): Promise<Record<string, unknown>> {
+  const importer = compile('(specifier, options) => import(specifier, options)', { filename: parent })
+  return (importer.runInThisContext() as (specifier: string, options: { with: object }) => Promise<Record<string, unknown>>)(specifier, { with: attributes })
+}
+
+let isWarned = false
+
+/** A script whose dynamic imports are resolved from its file name, like those of the file itself. */
+function compile(source: string, options: { filename: string; lineOffset?: number; columnOffset?: number }): Script {
+  const make = (): Script => new Script(source, { ...options, importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER })
+  if (isWarned) return make()
+  // Node calls this loader experimental, once per process, on the stderr of a program that never asked for it
+  const { emitWarning } = process
+  process.emitWarning = () => undefined
+  try {
+    return make()
+  } finally {
+    process.emitWarning = emitWarning
+    isWarned = true
+  }
+}
+
+function follow(start: unknown, path: readonly string[]): unknown {
+  let value = start
+  for (const key of path) value = (value as Record<string, unknown>)[key]
+  return value
+}
+
+interface Created {
+  readonly value: unknown
+  readonly setCaptures: ((values: readonly unknown[]) => void) | undefined
+}
+
+class Loading {
+  readonly #head: PayloadHead
+  readonly #imported: ReadonlyMap<number, unknown>
+  readonly #externals: readonly unknown[]
+  readonly #created = new Map<number, Created>()
+  readonly #creating = new Set<number>()
+  #data: readonly unknown[] | undefined
+
+  constructor(head: PayloadHead, imported: ReadonlyMap<number, unknown>, externals: readonly unknown[]) {
+    this.#head = head
+    this.#imported = imported
+    this.#externals = externals
+  }
+
+  run(data: (internalize: (index: number) => unknown) => readonly unknown[]): Function {
+    this.#data = data((index) => {
+      const slot = this.#head.slots[index]
+      return slot && 'node' in slot ? this.#create(slot.node) : this.#externals[slot?.external ?? -1]
+    })
+    this.#head.nodes.forEach((_, index) => {
+      this.#create(index)
+    })
+    this.#head.nodes.forEach((node, index) => {
+      if (node.kind === 'function') this.#finish(node, this.#created.get(index) as Created)
+    })
+    return this.#created.get(this.#head.root)?.value as Function
+  }
+
+  #create(index: number): unknown {
+    const done = this.#created.get(index)
+    if (done) return done.value
+    // a cycle through a class's heritage or static parts: absent now, filled in at the end
+    if (this.#creating.has(index)) return undefined
+    this.#creating.add(index)
+    const node = this.#head.nodes[index] as Node
+    const created = node.kind === 'function' ? this.#function(node) : { value: this.#named(node, index), setCaptures: undefined }
+    this.#created.set(index, created)
+    return created.value
+  }
+
+  #named(node: Exclude<Node, FunctionNode>, index: number): unknown {
+    switch (node.kind) {
+      case 'import':
+        return this.#imported.get(index)
+      case 'commonjs':
+        return follow(createRequire(node.file)(node.file), node.path)
+      case 'global':
+        return follow(globalThis, node.path)
+      case 'require':
+        return createRequire(node.parent)
+    }
+  }
+
+  #function(node: FunctionNode): Created {
+    const script = compile(node.source, { filename: node.url || 'beamline:function', lineOffset: node.line, columnOffset: node.column })
+    const factory = script.runInThisContext() as (...captures: unknown[]) => [unknown, Created['setCaptures']]
+    if (node.early) this.#ready(node.refs, new Set())
+    const [made, setCaptures] = factory.apply(undefined, node.early ? this.#values(node.refs) : [])
+    const value = node.member ? Object.getOwnPropertyDescriptor(made, node.member.key)?.[node.member.slot] : made
+    return { value, setCaptures }
+  }
+
+  /** Everything that these lead to exists and has its captures, as far as there is no way round in a circle. */
+  #ready(refs: readonly Ref[], seen: Set<number>): void {
+    for (const ref of refs) {
+      if (!('node' in ref) || seen.has(ref.node)) continue
+      seen.add(ref.node)
+      this.#create(ref.node)
+      const node = this.#head.nodes[ref.node] as Node
+      if (node.kind !== 'function') continue
+      this.#ready(node.refs, seen)
+      this.#created.get(ref.node)?.setCaptures?.(this.#values(node.refs))
+    }
+  }
+
+  #values(refs: readonly Ref[]): unknown[] {
+    return refs.map((ref) => this.#value(ref))
+  }
+
+  #value(ref: Ref): unknown {
+    if ('node' in ref) return this.#create(ref.node)
+    if ('data' in ref) return this.#data?.[ref.data]
+    if ('external' in ref) return this.#externals[ref.external]
+    return 'symbol' in ref ? Symbol.for(ref.symbol) : ref.value
+  }
+
+  #finish(node: FunctionNode, { value, setCaptures }: Created): void {
+    setCaptures?.(this.#values(node.refs))
+    const fn = value as Function
+    if (node.name === null) Reflect.deleteProperty(fn, 'name')
+    else if (node.name !== undefined && fn.name !== node.name) Object.defineProperty(fn, 'name', { value: node.name, configurable: true })
+    for (const { key, ref, writable, enumerable, configurable } of node.properties) {
+      Object.defineProperty(fn, key, { value: this.#value(ref), writable, enumerable, configurable })
+    }
+  }
+}

@@ -1,0 +1,216 @@
+/**
+ * Things that another process has under the same name: exports of modules, CommonJS exports, properties of the global object and
+ * of `node:` modules. Found by identity, so a name never stands for another value.
+ */
+import { existsSync, realpathSync } from 'node:fs'
+import { builtinModules, createRequire } from 'node:module'
+import { isAbsolute, join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { runInNewContext } from 'node:vm'
+import type { FunctionView, ScriptInfo } from './inspector.ts'
+import type { CommonJsNode, GlobalNode, ImportNode, RequireNode } from './payload.ts'
+import type { FunctionSite, ScriptAnalysis } from './scope-analysis.ts'
+
+const NO_ATTRIBUTES = {}
+const requireHere = createRequire(import.meta.url)
+
+let entry: string | undefined
+
+/** In a worker: the program's entry file, which is never imported. Default: the file that this process was started with. */
+export function setEntry(path: string): void {
+  entry = realPath(path)
+}
+
+export function isEntry(url: string): boolean {
+  entry ??= process.argv[1] ? realPath(process.argv[1]) : ''
+  if (!url.startsWith('file:') || entry === '') return false
+  const path = fileURLToPath(bare(url))
+  return path === entry || realPath(path) === entry
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path)
+  } catch {
+    return path
+  }
+}
+
+const bare = (url: string): string => url.replace(/[?#].*$/, '')
+
+/** Whether `import specifier` written in `parent` means the entry file. Bare specifiers never do. */
+export function importsEntry(specifier: string, parent: string): boolean {
+  return /^(\.{0,2}\/|file:)/.test(specifier) && URL.canParse(specifier, parent) && isEntry(new URL(specifier, parent).href)
+}
+
+export function importNode(specifier: string, parent: string, name = '*', attributes: Readonly<Record<string, string>> = NO_ATTRIBUTES): ImportNode {
+  return { kind: 'import', specifier, parent, attributes, name, path: [] }
+}
+
+/** The export that a function is, of the module that it is written in; undefined when it is none. */
+export function exportOf(fn: Function, script: ScriptInfo, analysis: ScriptAnalysis, site: FunctionSite, view: FunctionView): ImportNode | CommonJsNode | undefined {
+  if (!script.url.startsWith('file:') || isEntry(script.url)) return undefined
+  if (!script.isModule) return commonJsExport(fn, script.url)
+  if (site.isDefaultExport) return importNode(script.url, script.url, 'default')
+  const variables = view.scopes.find((scope) => scope.kind === 'module')?.variables as Record<string, unknown> | undefined
+  if (!variables) return undefined
+  for (const [name, local] of analysis.exports) {
+    if (analysis.top.bindings.get(local)?.imported) continue
+    const value = Object.hasOwn(variables, local) && readOrUndefined(variables, local)
+    if (value === fn) return importNode(script.url, script.url, name)
+  }
+  return undefined
+}
+
+/** Reading a variable that is not initialised throws. */
+function readOrUndefined(variables: Record<string, unknown>, name: string): unknown {
+  try {
+    return variables[name]
+  } catch {
+    return undefined
+  }
+}
+
+function commonJsExport(fn: Function, url: string): CommonJsNode | undefined {
+  const file = fileURLToPath(bare(url))
+  const exported: unknown = requireHere.cache[file]?.exports
+  if (exported === fn) return { kind: 'commonjs', file, path: [] }
+  if (typeof exported !== 'object' || exported === null) return undefined
+  for (const [key, { value }] of Object.entries(Object.getOwnPropertyDescriptors(exported))) if (value === fn) return { kind: 'commonjs', file, path: [key] }
+  return undefined
+}
+
+let commonJsModules = new Map<unknown, string>()
+let commonJsSize = -1
+
+/** The CommonJS module whose exports an object is. */
+export function commonJsModuleOf(value: object): CommonJsNode | undefined {
+  const files = Object.keys(requireHere.cache)
+  if (files.length !== commonJsSize || !commonJsModules.has(value)) {
+    commonJsModules = new Map(files.map((file) => [requireHere.cache[file]?.exports as unknown, file]))
+    commonJsSize = files.length
+  }
+  const file = commonJsModules.get(value)
+  return file !== undefined && !isEntry(pathToFileURL(file).href) ? { kind: 'commonjs', file, path: [] } : undefined
+}
+
+export function isRequire(value: unknown): boolean {
+  return typeof value === 'function' && 'resolve' in value && 'cache' in value && value.cache === requireHere.cache
+}
+
+export function requireNode(parent: string): RequireNode {
+  return { kind: 'require', parent }
+}
+
+const PUBLIC_BUILTINS = builtinModules.filter((name) => !name.startsWith('_') && name !== 'sys' && name !== 'punycode')
+let builtins: Map<unknown, { specifier: string; path: string[] }> | undefined
+let builtinsLoaded = 0
+
+/** The `node:` module, or the export of one, that a value is. Only modules that are loaded already are looked through. */
+export function builtinOf(value: unknown): ImportNode | undefined {
+  const loaded = (process as { moduleLoadList?: string[] }).moduleLoadList ?? []
+  if (!builtins || builtinsLoaded !== loaded.length) {
+    builtinsLoaded = loaded.length
+    builtins = new Map()
+    const names = new Set(loaded.map((line) => line.replace(/^NativeModule /, '')))
+    for (const name of PUBLIC_BUILTINS) {
+      if (!names.has(name.replace(/^node:/, '')) && !names.has(name)) continue
+      const specifier = name.startsWith('node:') ? name : `node:${name}`
+      addBuiltin(builtins, specifier, [], process.getBuiltinModule(specifier), 2)
+    }
+  }
+  const found = builtins.get(value)
+  return found && { ...importNode(found.specifier, import.meta.url, 'default'), path: found.path }
+}
+
+function addBuiltin(map: NonNullable<typeof builtins>, specifier: string, path: string[], value: unknown, depth: number): void {
+  if ((typeof value !== 'object' && typeof value !== 'function') || value === null || map.has(value) || globalOf(value)) return
+  // only functions and the modules themselves are recognised: plain values of a module are data like any other
+  if (typeof value === 'function' || path.length === 0 || depth > 0) map.set(value, { specifier, path })
+  if (depth === 0) return
+  for (const [key, descriptor] of Object.entries(Object.getOwnPropertyDescriptors(value))) {
+    if (typeof descriptor.value === 'function') map.has(descriptor.value) || globalOf(descriptor.value) || map.set(descriptor.value, { specifier, path: [...path, key] })
+    else if (path.length === 0 && descriptor.enumerable) addBuiltin(map, specifier, [key], descriptor.value ?? readGetter(value, key, descriptor), depth - 1)
+  }
+}
+
+/** `fs.promises` and its like are getters. */
+function readGetter(owner: object, key: string, descriptor: PropertyDescriptor): unknown {
+  return key === 'promises' || key === 'posix' || key === 'win32' ? descriptor.get?.call(owner) : undefined
+}
+
+/** Names of the global object that every Node process has, beside those of the language. */
+const NODE_GLOBALS = `AbortController AbortSignal Blob BroadcastChannel Buffer ByteLengthQueuingStrategy CloseEvent CompressionStream
+CountQueuingStrategy Crypto CryptoKey CustomEvent DOMException DecompressionStream ErrorEvent Event EventSource EventTarget File FormData
+Headers MessageChannel MessageEvent MessagePort Navigator Performance PerformanceEntry PerformanceMark PerformanceMeasure
+PerformanceObserver PerformanceObserverEntryList PerformanceResourceTiming QuotaExceededError ReadableByteStreamController ReadableStream
+ReadableStreamBYOBReader ReadableStreamBYOBRequest ReadableStreamDefaultController ReadableStreamDefaultReader Request Response Storage
+SubtleCrypto TextDecoder TextDecoderStream TextEncoder TextEncoderStream TransformStream TransformStreamDefaultController URL URLPattern
+URLSearchParams WebAssembly WebSocket WritableStream WritableStreamDefaultController WritableStreamDefaultWriter atob btoa clearImmediate
+clearInterval clearTimeout console crypto fetch global localStorage navigator performance process queueMicrotask sessionStorage
+setImmediate setInterval setTimeout structuredClone`.split(/\s+/)
+
+const STANDARD_GLOBALS: ReadonlySet<string> = new Set([...(runInNewContext('Object.getOwnPropertyNames(globalThis)') as string[]), ...NODE_GLOBALS])
+
+/** Whether a worker has this global too. */
+export function isStandardGlobal(name: string): boolean {
+  return STANDARD_GLOBALS.has(name)
+}
+
+let globals: Map<unknown, readonly string[]> | undefined
+
+/** The property path at which every process has this value: `['Math', 'max']`. */
+export function globalOf(value: unknown): GlobalNode | undefined {
+  globals ??= listGlobals()
+  const path = globals.get(value)
+  return path && { kind: 'global', path }
+}
+
+function listGlobals(): Map<unknown, readonly string[]> {
+  const map = new Map<unknown, readonly string[]>([[globalThis, []]])
+  const add = (value: unknown, path: readonly string[]): boolean => {
+    const isNew = ((typeof value === 'object' && value !== null) || typeof value === 'function' || typeof value === 'symbol') && !map.has(value)
+    if (isNew) map.set(value, path)
+    return isNew
+  }
+  const addMembers = (owner: object, path: readonly string[]): void => {
+    for (const [key, { value }] of Object.entries(Object.getOwnPropertyDescriptors(owner))) {
+      if (typeof value === 'function' || typeof value === 'symbol') add(value, [...path, key])
+    }
+  }
+  for (const name of STANDARD_GLOBALS) {
+    const descriptor = Object.getOwnPropertyDescriptor(globalThis, name)
+    // lazy ones that warn or load much when they are read are found by name only
+    const value: unknown = descriptor?.get && !/^(process|Buffer|crypto|performance|console|navigator)$/.test(name) ? undefined : Reflect.get(globalThis, name)
+    if (!add(value, [name]) || value === globalThis) continue
+    addMembers(value as object, [name])
+    const prototype: unknown = typeof value === 'function' ? value.prototype : undefined
+    if (typeof prototype === 'object' && prototype !== null && add(prototype, [name, 'prototype'])) addMembers(prototype, [name, 'prototype'])
+  }
+  return map
+}
+
+const loadedModules = new WeakMap<object, ImportNode>()
+
+/** In a worker: the namespace came from this import, in case a function that captures it is sent on. */
+export function rememberModule(namespace: object, node: ImportNode): void {
+  loadedModules.set(namespace, node)
+}
+
+export function moduleOf(namespace: object): ImportNode | undefined {
+  return loadedModules.get(namespace)
+}
+
+/**
+ * vite and vitest replace `import` by constants like `__vi_import_0__`, loaded by a specifier that is a path of their own server;
+ * as a file or package name that plain Node can import. undefined: not found on disk.
+ */
+export function specifierOfBundledImport(specifier: string, parent: string): string | undefined {
+  if (specifier.startsWith('node:') || builtinModules.includes(specifier)) return specifier
+  const path = bare(specifier.startsWith('/@fs/') ? specifier.slice('/@fs'.length) : specifier)
+  if (path.startsWith('file:')) return path
+  if (path.startsWith('.')) return new URL(path, parent).href
+  if (!isAbsolute(path)) return path.startsWith('/') ? undefined : path
+  const file = [path, join(process.cwd(), path)].find((candidate) => existsSync(candidate))
+  return file && pathToFileURL(file).href
+}
