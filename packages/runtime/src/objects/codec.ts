@@ -23,6 +23,8 @@ export type Externalize = (value: object) => number
 const POOLED_MAX = 512
 const SLAB_BYTES = 4096
 
+const HANDED_OVER_MIN = 1_048_576
+
 const idle: Encoder[] = []
 let slab = new ArrayBuffer(SLAB_BYTES)
 let slabUsed = 0
@@ -37,7 +39,7 @@ export function encode(value: unknown, what: string, externalize?: Externalize):
   const encoder = idle.pop() ?? new Encoder()
   try {
     const buffers = run(encoder, value, what, externalize)
-    const structure = copy(encoder.finish(buffers.length > 0 ? f.FORM_BUFFERS : encoder.form))
+    const structure = take(encoder, encoder.finish(buffers.length > 0 ? f.FORM_BUFFERS : encoder.form))
     let byteLength = structure.length
     for (const buffer of buffers) byteLength = align(byteLength) + buffer.length
     return { structure, buffers, byteLength }
@@ -100,6 +102,13 @@ function run(encoder: Encoder, value: unknown, what: string, externalize: Extern
 function release(encoder: Encoder): void {
   encoder.reset()
   if (idle.length < 4) idle.push(encoder)
+}
+
+/** A large structure is handed over with the encoder's buffer instead of being copied. */
+function take(encoder: Encoder, bytes: Uint8Array): Uint8Array {
+  if (bytes.length < HANDED_OVER_MIN) return copy(bytes)
+  encoder.replaceBytes()
+  return bytes
 }
 
 function align(position: number): number {

@@ -14,7 +14,7 @@ export const FORM_SMALL = 2
 export const FORM_BUFFERS = 3
 export const HEADER_BYTES = 16
 export const ALIGNMENT = 64
-export const WINDOW_INLINE_MAX = 256
+export const WINDOW_INLINE_MAX = 4096
 /** Key lists remembered per value, and how long one may be. */
 export const SHAPES_MAX = 64
 export const SHAPE_KEYS_MAX = 64
@@ -109,3 +109,13 @@ export const ERROR_CLASSES: readonly ErrorConstructorLike[] = [
 
 /** Objects with this property (own or inherited) go through `externalize`: references, actor handles. */
 export const EXTERNAL_BRAND: unique symbol = Symbol.for('beamline.external') as never
+
+/**
+ * Bytes of everything before the out-of-band buffers.
+ *
+ * @param header - the first {@link HEADER_BYTES} of an encoded value (fewer when it is shorter)
+ * @param total - bytes of all of it
+ */
+export function headLength(header: Uint8Array, total: number): number {
+  return header[0] === FORM_BUFFERS ? new DataView(header.buffer, header.byteOffset).getFloat64(8, true) : total
+}

@@ -5,7 +5,7 @@
  * what it was in the sender, without a copy.
  */
 
-/** Gives an ArrayBuffer over the same memory that keeps the mapping alive; offset and length in bytes. */
+/** Gives an ArrayBuffer over a part of the mapping that keeps it alive; offset from its start and length in bytes. */
 export type Slicer = (offset: number, length: number) => ArrayBuffer
 
 const slicers = new WeakMap<ArrayBufferLike, Slicer>()
@@ -14,13 +14,13 @@ export function markMapped(buffer: ArrayBuffer, slicer: Slicer): void {
   slicers.set(buffer, slicer)
 }
 
-/** Below this, a copy is cheaper than another ArrayBuffer over mapped memory (2 µs). */
-const SLICE_MIN = 16_384
-
-/** Copies, unless `bytes` lies in mapped memory. */
+/**
+ * Copies, unless `bytes` is the head of mapped memory: then `start` and `end` may lie behind it, and small parts cost more
+ * than a copy (2 µs).
+ */
 export function sliceBuffer(bytes: Uint8Array, start: number, end: number): ArrayBuffer {
-  const slicer = end - start >= SLICE_MIN ? slicers.get(bytes.buffer) : undefined
-  if (slicer) return slicer(bytes.byteOffset + start, end - start)
+  const slicer = slicers.get(bytes.buffer)
+  if (slicer && end > bytes.length) return slicer(start, end - start)
   const copy = new Uint8Array(end - start)
   copy.set(bytes.subarray(start, end))
   return copy.buffer

@@ -3,6 +3,7 @@
  * would end the process.
  */
 import { closeSync, openSync } from 'node:fs'
+import { HEADER_BYTES } from './format.ts'
 import { bufferAt, mapFile, unmap } from './libc.ts'
 import { markMapped } from './mapped-memory.ts'
 
@@ -19,8 +20,19 @@ const collected = new FinalizationRegistry<Mapping>((mapping) => {
   mapping.onUnmapped()
 })
 
-/** @param offset - bytes, a multiple of 4096 */
-export function openMapping(path: string, offset: number, bytes: number, sharing: 'shared' | 'private', onUnmapped: () => void): ArrayBuffer {
+/**
+ * Maps a part of a file.
+ *
+ * @param offset - bytes, a multiple of 4096
+ * @param headOf - how much of it the ArrayBuffer shall cover, told from its first bytes; default: all. V8 counts every ArrayBuffer as
+ * memory of this process and collects garbage accordingly, so nothing should be covered twice.
+ */
+export function openMapping(
+  { path, offset, bytes }: { readonly path: string; readonly offset: number; readonly bytes: number },
+  sharing: 'shared' | 'private',
+  onUnmapped: () => void,
+  headOf?: (header: Uint8Array) => number,
+): ArrayBuffer {
   const fd = openSync(path, 'r+')
   let address: bigint
   try {
@@ -35,7 +47,8 @@ export function openMapping(path: string, offset: number, bytes: number, sharing
     collected.register(buffer, mapping)
     return buffer
   }
-  const whole = bufferOver(0, bytes)
-  markMapped(whole, bufferOver)
-  return whole
+  const head = headOf ? headOf(new Uint8Array(bufferAt(address, Math.min(bytes, HEADER_BYTES)))) : bytes
+  const buffer = bufferOver(0, head)
+  markMapped(buffer, bufferOver)
+  return buffer
 }

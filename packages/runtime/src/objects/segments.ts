@@ -5,6 +5,7 @@
  * that were written before are twenty times faster than fresh ones.
  */
 import { BlockAllocator, pageAlign } from './block-allocator.ts'
+import { headLength } from './format.ts'
 import { openMapping } from './mapping.ts'
 import type { StoredPlace } from './segment-directory-events.ts'
 
@@ -143,7 +144,7 @@ export class SegmentPool {
     try {
       const granted = await this.#request(pageAlign(bytes))
       if (this.#closed) return
-      const buffer = openMapping(granted.path, 0, granted.bytes, 'shared', () => {})
+      const buffer = openMapping({ path: granted.path, offset: 0, bytes: granted.bytes }, 'shared', () => {})
       this.#held.set(granted.segment, { ...granted, buffer, blocks: new BlockAllocator(granted.bytes) })
       this.#serveWaiting()
       this.#boundEmpty()
@@ -199,18 +200,19 @@ export class ObjectMapper {
   }
 
   /**
-   * The bytes of a sealed object, without a copy. Writes to them stay in this process.
+   * A sealed object for `decode`, without a copy: its structure; `decode` reaches the binary data behind it. Writes to it stay in this
+   * process and in this mapping.
    *
    * @param onCollected - runs once, after the last view of the bytes was collected and the memory unmapped
    * @throws when the file is gone or cannot be mapped
    */
   map(place: { readonly path: string; readonly offset: number; readonly bytes: number }, onCollected: () => void): Uint8Array {
-    const { path, offset, bytes } = place
-    const buffer = openMapping(path, offset, bytes, 'private', () => {
-      this.#mappedBytes -= bytes
+    const onUnmapped = (): void => {
+      this.#mappedBytes -= place.bytes
       onCollected()
-    })
-    this.#mappedBytes += bytes
+    }
+    const buffer = openMapping(place, 'private', onUnmapped, (header) => headLength(header, place.bytes))
+    this.#mappedBytes += place.bytes
     return new Uint8Array(buffer)
   }
 

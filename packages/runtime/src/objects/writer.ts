@@ -18,7 +18,12 @@ export class Writer {
 
   reset(): void {
     this.position = BODY_START
-    if (this.limit > SCRATCH_KEPT_MAX) this.resize(SCRATCH_BYTES, 0)
+    if (this.limit > SCRATCH_KEPT_MAX) this.replaceBytes()
+  }
+
+  /** Starts over with a small buffer; the old one belongs to whoever has it. */
+  replaceBytes(): void {
+    this.resize(SCRATCH_BYTES, 0)
   }
 
   /** Makes room for `count` more bytes. */
