@@ -44,20 +44,23 @@ function importAs(parent: string, specifier: string, attributes: Readonly<Record
   return (importer.runInThisContext() as (specifier: string, options: { with: object }) => Promise<Record<string, unknown>>)(specifier, { with: attributes })
 }
 
-let isWarned = false
-
 /** A script whose dynamic imports are resolved from its file name, like those of the file itself. */
 function compile(source: string, options: { filename: string; lineOffset?: number; columnOffset?: number }): Script {
-  const make = (): Script => new Script(source, { ...options, importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER })
-  if (isWarned) return make()
-  // Node calls this loader experimental, once per process, on the stderr of a program that never asked for it
+  if (!isQuiet) quietExperiment()
+  return new Script(source, { ...options, importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER })
+}
+
+let isQuiet = false
+
+/** Node warns at the first import through this loader, on the stderr of a program that never asked for it: have that one now. */
+function quietExperiment(): void {
+  isQuiet = true
   const { emitWarning } = process
   process.emitWarning = () => undefined
   try {
-    return make()
+    void compile('import("node:process")', { filename: import.meta.filename }).runInThisContext()
   } finally {
     process.emitWarning = emitWarning
-    isWarned = true
   }
 }
 
