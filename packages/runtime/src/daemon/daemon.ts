@@ -11,6 +11,7 @@ import type { MachineEvent } from '../state/machine-state.ts'
 import type { Launched } from './launch.ts'
 import type { LogBatch } from './logs.ts'
 import type { DaemonConfig, DaemonReady } from './options.ts'
+import { SegmentStore } from './segment-store.ts'
 import { holdSession, publishCurrent, removeSession, removeStaleSessions, withdrawCurrent } from './session.ts'
 
 export type NodeLink = Link<NodeMessage, ProcessMessage>
@@ -32,6 +33,7 @@ export class Daemon {
   readonly #config: DaemonConfig
   readonly #launched: Launched
   readonly #links: Map<string, Attached> = new Map()
+  readonly #store: SegmentStore
   #server: Server | undefined
   #ticker: NodeJS.Timeout | undefined
   #stopping: Promise<void> | undefined
@@ -39,6 +41,12 @@ export class Daemon {
   constructor(config: DaemonConfig, launched: Launched) {
     this.#config = config
     this.#launched = launched
+    this.#store = new SegmentStore({
+      storeDir: config.session.storeDir,
+      capacityBytes: config.storeBytes,
+      send: (process, message) => this.#send(process, message),
+      validate: process.env['BEAMLINE_VALIDATE'] === '1',
+    })
   }
 
   /** Take over the workers, open the socket, and say so on stdout. */
@@ -58,7 +66,10 @@ export class Daemon {
     const { pool } = this.#launched
     pool.listening()
     this.#launched.connect(
-      (worker, exit) => this.#handle({ kind: 'worker-exited', worker, exit }),
+      (worker, exit) => {
+        this.#handle({ kind: 'worker-exited', worker, exit })
+        this.#store.processGone(worker)
+      },
       (batch) => this.#deliver(batch),
     )
     this.#run(this.#launched.pending)
@@ -93,6 +104,7 @@ export class Daemon {
       link.send({ body: { $case: 'exit', value: { reason } } })
       link.flush()
     }
+    this.#store.close()
     await this.#launched.pool.close(graceMs)
     this.#launched.logs.flush(true)
     await this.#server?.close()
@@ -116,6 +128,8 @@ export class Daemon {
       this.#links.delete(attached.hello.process)
       log(() => `${attached?.hello.kind} ${attached?.hello.process} detached`)
       this.#handle({ kind: 'process-lost', process: attached.hello.process })
+      // Workers are waited for: a worker without a link may still be writing.
+      if (attached.hello.kind !== 'worker') this.#store.processGone(attached.hello.process)
     })
   }
 
@@ -176,9 +190,13 @@ export class Daemon {
       case 'groupRemove':
         return this.#handle({ kind: 'group-remove', process, group: body.value.group })
       case 'segmentRequest':
+        return this.#store.request(process, body.value)
       case 'segmentReturn':
+        return this.#store.giveBack(process, body.value.segment)
       case 'objectsAdded':
+        return this.#store.added(process, body.value)
       case 'objectsFreed':
+        return this.#store.freed(process, body.value)
       case 'taskEvents':
       case 'query':
       case 'queryReply':

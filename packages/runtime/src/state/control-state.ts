@@ -14,6 +14,7 @@ export class ControlState {
   readonly groups: GroupTable
   /** Job of each attached driver and of each worker that was given one. */
   readonly #jobs: Map<string, Job> = new Map()
+  readonly #attached: Set<string> = new Set()
   #out: ControlInstruction[] = []
 
   constructor() {
@@ -42,14 +43,18 @@ export class ControlState {
   }
 
   #apply(event: ControlEvent): void {
+    // What a process asked for just before it was lost must not outlive it.
+    if ('process' in event && event.kind !== 'process-attached' && !this.#attached.has(event.process)) return
     switch (event.kind) {
       case 'node-attached':
         this.nodes.set(event.node, { node: event.node, total: event.total, available: event.total })
         return
       case 'process-attached':
+        this.#attached.add(event.process)
         if (event.processKind === 'driver' && event.job !== undefined) this.#jobs.set(event.process, { id: event.process, config: event.job })
         return
       case 'process-lost':
+        this.#attached.delete(event.process)
         this.#jobs.delete(event.process)
         this.actors.processLost(event.process)
         this.groups.processLost(event.process)

@@ -62,7 +62,7 @@ export function schedule(node: NodeTables): void {
       if (entry.kind !== 'demand') continue
       entry.wanted--
       entry.sinceMs = node.nowMs
-      entry.reason = ''
+      entry.reason = units.has(entry) ? 'a worker is starting' : ''
       if (entry.wanted > 0) node.queue.push(entry)
     }
   }

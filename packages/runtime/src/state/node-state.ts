@@ -22,6 +22,7 @@ import {
   type Placement,
   send,
   settleWorker,
+  startKeyOf,
   stopWorker,
   type Worker,
 } from './node-tables.ts'
@@ -402,7 +403,9 @@ export class NodeState {
       if (isTaskWorker(worker)) tasks++
       if (worker.state === 'starting') starting++
     }
-    while (tasks < config.prestart && starting < config.startingMax && tables.startFailures.size === 0) {
+    // The last try of several is left to those who ask, and so is the error.
+    const failures = tables.startFailures.get(startKeyOf(config.prestartExecArgv, {}))?.count ?? 0
+    while (tasks < config.prestart && starting < config.startingMax && failures < config.startFailuresMax - 1) {
       spawnWorker(tables, config.prestartExecArgv)
       tasks++
       starting++
