@@ -243,7 +243,7 @@ def cold_start():
 
 def pss_mb(pid):
     with open(f"/proc/{pid}/smaps_rollup") as rollup:
-        return sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1000
+        return sum(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024 / 1e6
 
 
 def descendants(pid):
