@@ -30,10 +30,6 @@ export class BlockAllocator {
     return this.#freeBytes
   }
 
-  get empty(): boolean {
-    return this.#taken.size === 0
-  }
-
   /** Offset of a block of at least `bytes`, or undefined when no free range is long enough. */
   allocate(bytes: number): number | undefined {
     const size = pageAlign(bytes)

@@ -16,7 +16,7 @@ interface AsyncCall {
 
 interface Libc {
   readonly koffi: Koffi
-  readonly mmap: (address: null, length: number, protection: number, flags: number, fd: number, offset: number) => bigint
+  readonly mmap: (address: bigint, length: number, protection: number, flags: number, fd: number, offset: number) => bigint
   readonly munmap: (address: bigint, length: number) => number
 }
 
@@ -24,6 +24,9 @@ interface Libc {
 const PROT_READ_WRITE = 3
 const MAP_SHARED = 1
 const MAP_PRIVATE = 2
+const MAP_FIXED = 0x10
+const MAP_ANONYMOUS = process.platform === 'darwin' ? 0x1000 : 0x20
+const MAP_NORESERVE = process.platform === 'darwin' ? 0x40 : 0x4000
 const MAP_FAILED = 0xffff_ffff_ffff_ffffn
 
 const PR_SET_PDEATHSIG = 1
@@ -41,7 +44,7 @@ function libc(): Libc {
   const self = koffi.load(null) // the C library that this process runs on already, whatever its file is called
   loaded = {
     koffi,
-    mmap: self.func('uintptr_t mmap(void*, size_t, int, int, int, int64_t)') as unknown as Libc['mmap'],
+    mmap: self.func('uintptr_t mmap(uintptr_t, size_t, int, int, int, int64_t)') as unknown as Libc['mmap'],
     munmap: self.func('int munmap(uintptr_t, size_t)') as unknown as Libc['munmap'],
   }
   return loaded
@@ -55,13 +58,18 @@ function libc(): Libc {
  */
 export function mapFile(fd: number, offset: number, bytes: number, sharing: 'shared' | 'private'): bigint {
   const { mmap, koffi } = libc()
-  const address = BigInt(mmap(null, bytes, PROT_READ_WRITE, sharing === 'shared' ? MAP_SHARED : MAP_PRIVATE, fd, offset))
+  const address = BigInt(mmap(0n, bytes, PROT_READ_WRITE, sharing === 'shared' ? MAP_SHARED : MAP_PRIVATE, fd, offset))
   if (address === MAP_FAILED) throw new Error(`mmap of ${bytes} bytes failed: ${errorName(koffi.errno())}`)
   return address
 }
 
 export function unmap(address: bigint, bytes: number): void {
   libc().munmap(address, bytes)
+}
+
+/** Puts empty private memory in the place of a mapping. */
+export function replaceWithZeros(address: bigint, bytes: number): void {
+  libc().mmap(address, bytes, PROT_READ_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
 }
 
 /** An ArrayBuffer over memory at an address. Neither copies nor keeps the mapping alive. */

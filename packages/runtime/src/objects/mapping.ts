@@ -4,7 +4,7 @@
  */
 import { closeSync, openSync } from 'node:fs'
 import { HEADER_BYTES } from './format.ts'
-import { bufferAt, mapFile, unmap } from './libc.ts'
+import { bufferAt, mapFile, replaceWithZeros, unmap } from './libc.ts'
 import { markMapped } from './mapped-memory.ts'
 
 interface Mapping {
@@ -13,6 +13,8 @@ interface Mapping {
   buffers: number
   readonly onUnmapped: () => void
 }
+
+const mappings = new WeakMap<ArrayBuffer, Mapping>()
 
 const collected = new FinalizationRegistry<Mapping>((mapping) => {
   if (--mapping.buffers > 0) return
@@ -50,5 +52,16 @@ export function openMapping(
   const head = headOf ? headOf(new Uint8Array(bufferAt(address, Math.min(bytes, HEADER_BYTES)))) : bytes
   const buffer = bufferOver(0, head)
   markMapped(buffer, bufferOver)
+  mappings.set(buffer, mapping)
   return buffer
+}
+
+/**
+ * Lets go of the file's memory at once. The ArrayBuffer stays and reads as zeros: views of it that are still around do no harm.
+ *
+ * @param buffer - from {@link openMapping}
+ */
+export function releaseMemory(buffer: ArrayBuffer): void {
+  const mapping = mappings.get(buffer)
+  if (mapping) replaceWithZeros(mapping.address, mapping.bytes)
 }

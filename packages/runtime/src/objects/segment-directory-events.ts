@@ -32,7 +32,7 @@ export type DirectoryEvent =
   | { readonly kind: 'processGone'; readonly process: string }
   /** Outcome of a `createFile`. `error` absent: the file exists with all its pages reserved. */
   | { readonly kind: 'fileCreated'; readonly segment: string; readonly error?: string }
-  /** Outcome of an `startTimer`. */
+  /** A timer of `startTimer`. */
   | { readonly kind: 'timerRang'; readonly timer: number }
 
 export type DirectoryInstruction =
@@ -43,8 +43,8 @@ export type DirectoryInstruction =
   | { readonly kind: 'grant'; readonly process: string; readonly request: number; readonly segment: string; readonly path: string; readonly bytes: number }
   /** Answer to `request`: send SegmentGrant with this failure. */
   | ({ readonly kind: 'fail'; readonly process: string; readonly request: number } & SegmentFailure)
-  /** To the creator of these blocks: they may be written again. */
-  | { readonly kind: 'blocksFreed'; readonly process: string; readonly places: readonly StoredPlace[] }
+  /** To the creator of these blocks: they may be written again; or, `retired`, they never may, since their owner died and others may read them. */
+  | { readonly kind: 'blocksFreed'; readonly process: string; readonly places: readonly StoredPlace[]; readonly retired: boolean }
   /** The store is short: ask this process to collect garbage and return empty segments. */
   | { readonly kind: 'releaseMemory'; readonly process: string }
   /** Report `timerRang` after `afterMs`. A timer that is no longer needed may ring; it is ignored. */

@@ -6,7 +6,7 @@
  */
 import { BlockAllocator, pageAlign } from './block-allocator.ts'
 import { headLength } from './format.ts'
-import { openMapping } from './mapping.ts'
+import { openMapping, releaseMemory } from './mapping.ts'
 import type { StoredPlace } from './segment-directory-events.ts'
 
 export interface GrantedSegment {
@@ -24,6 +24,10 @@ export interface Block extends StoredPlace {
 interface HeldSegment extends GrantedSegment {
   readonly buffer: ArrayBuffer
   readonly blocks: BlockAllocator
+  /** Smaller blocks stay out of a segment that was made for one large object: the next large one would find no room. */
+  readonly blockMin: number
+  /** Bytes of blocks that must never be written again; while there are any, no new block is taken. */
+  retiredBytes: number
 }
 
 interface Waiting {
@@ -32,9 +36,8 @@ interface Waiting {
   readonly reject: (error: Error) => void
 }
 
-/** Objects above a quarter of this get a segment of about their size; smaller ones share slabs. */
-export const SLAB_BYTES: number = 64 * 1_048_576
-const SHARED_MAX = SLAB_BYTES / 4
+/** Objects up to this size share slabs; larger ones get a segment of about their size. */
+const SHARED_MAX = 16 * 1_048_576
 /** Empty segments kept for the next object; the one emptied last is kept whatever its size. */
 const EMPTY_KEPT_BYTES = 512 * 1_048_576
 
@@ -95,31 +98,40 @@ export class SegmentPool {
     if (!held) return
     held.blocks.free(offset, bytes)
     this.#serveWaiting()
-    if (held.blocks.empty) {
-      this.#held.delete(segment)
-      this.#held.set(segment, held)
-      this.#boundEmpty()
-    }
+    if (!isEmpty(held)) return
+    if (held.retiredBytes > 0) return this.#drop(held)
+    this.#held.delete(segment)
+    this.#held.set(segment, held)
+    this.#boundEmpty()
+  }
+
+  /** The block's object is gone and somebody may still read it: its segment takes no new blocks and goes back when the others are free. */
+  retire(segment: string, bytes: number): void {
+    const held = this.#held.get(segment)
+    if (!held) return
+    held.retiredBytes += pageAlign(bytes)
+    if (isEmpty(held)) this.#drop(held)
   }
 
   /** Gives every empty segment back to the node. */
   releaseEmpty(): void {
-    for (const held of [...this.#held.values()]) if (held.blocks.empty) this.#drop(held)
+    for (const held of [...this.#held.values()]) if (isEmpty(held)) this.#drop(held)
   }
 
-  /** Forgets everything; what waits is rejected. Blocks handed out stay readable until they are collected. */
+  /** Forgets everything; what waits is rejected. */
   close(): void {
     this.#closed = true
     const error = new Error('the object store of this process is closed')
     for (const waiting of [...this.#waitingForSlab, ...this.#waitingForOwn]) waiting.reject(error)
     this.#waitingForSlab = []
     this.#waitingForOwn.clear()
+    for (const { buffer } of this.#held.values()) releaseMemory(buffer)
     this.#held.clear()
   }
 
   #take(bytes: number): Block | undefined {
     for (const held of this.#held.values()) {
-      if (held.blocks.freeBytes < bytes || !suits(bytes, held.bytes)) continue
+      if (held.retiredBytes > 0 || held.blocks.freeBytes < bytes || bytes < held.blockMin) continue
       const offset = held.blocks.allocate(bytes)
       if (offset === undefined) continue
       return { segment: held.segment, path: held.path, offset, bytes, view: new Uint8Array(held.buffer, offset, bytes) }
@@ -145,7 +157,8 @@ export class SegmentPool {
       const granted = await this.#request(pageAlign(bytes))
       if (this.#closed) return
       const buffer = openMapping({ path: granted.path, offset: 0, bytes: granted.bytes }, 'shared', () => {})
-      this.#held.set(granted.segment, { ...granted, buffer, blocks: new BlockAllocator(granted.bytes) })
+      const blockMin = bytes > SHARED_MAX ? granted.bytes / 4 : 0
+      this.#held.set(granted.segment, { ...granted, buffer, blocks: new BlockAllocator(granted.bytes), blockMin, retiredBytes: 0 })
       this.#serveWaiting()
       this.#boundEmpty()
     } catch (error) {
@@ -172,7 +185,7 @@ export class SegmentPool {
     let kept = 0
     let newest = true
     for (const held of [...this.#held.values()].reverse()) {
-      if (!held.blocks.empty) continue
+      if (!isEmpty(held)) continue
       kept += held.bytes
       if (!newest && kept > EMPTY_KEPT_BYTES) this.#drop(held)
       newest = false
@@ -181,13 +194,13 @@ export class SegmentPool {
 
   #drop(held: HeldSegment): void {
     this.#held.delete(held.segment)
+    releaseMemory(held.buffer)
     this.#giveBack(held.segment)
   }
 }
 
-/** A segment made for one large object is not nibbled at by small ones: the next large one would find no room. */
-function suits(bytes: number, segmentBytes: number): boolean {
-  return segmentBytes <= SLAB_BYTES || bytes * 4 >= segmentBytes
+function isEmpty({ blocks, bytes, retiredBytes }: HeldSegment): boolean {
+  return blocks.freeBytes + retiredBytes === bytes
 }
 
 /** Maps sealed objects for reading. */

@@ -1,0 +1,374 @@
+/**
+ * Which segments a node has, who writes them, and which live objects are in them: decides who gets room. Pure: events in, instructions
+ * out; files, sockets and clocks are the daemon's.
+ *
+ *   creating ── fileCreated ──► held by its creator ── returned ──► leaving ── last object freed ──► spare ── granted ──► held …
+ *                                   │ creator dies                                                    │ room is needed
+ *                                   ▼                                                                 ▼
+ *                                orphan ── grace over and last object freed ───────────────────────► unlinked
+ *
+ * The sum of all segment files never exceeds the capacity. Requests that find no room wait in order; each is answered exactly once.
+ * Memory of a dead process is never written again, since others may still read it: its blocks are retired and its segments unlinked.
+ */
+import { BeamlineError } from '../errors.ts'
+import { pageAlign } from './block-allocator.ts'
+import type { DirectoryEvent, DirectoryInstruction, DirectoryObject, StoredObject, StoredPlace, StoreUsage } from './segment-directory-events.ts'
+import { segmentBytesFor } from './segment-sizes.ts'
+import { describeHolders } from './store-holders.ts'
+
+export interface SegmentDirectoryOptions {
+  /** Folder of the segment files. */
+  readonly directory: string
+  readonly capacityBytes: number
+  /** How long a request waits for room before `STORE_FULL`; default 10 000. */
+  readonly fullTimeoutMs?: number
+  /** How long after the death of its writer a segment without objects is kept, since owners may just be reporting one; default 2 000. */
+  readonly orphanGraceMs?: number
+}
+
+/** While a request waits, processes are asked again to release memory every so often. */
+const ASK_AGAIN_MS = 1_000
+
+interface LiveObject extends StoredObject {
+  readonly owner: string
+}
+
+interface Segment {
+  readonly name: string
+  readonly path: string
+  readonly bytes: number
+  /** creating: no file yet. held: `creator` writes it. leaving: returned, objects not all freed. orphan: creator dead. spare: empty, nobody writes it. */
+  state: 'creating' | 'held' | 'leaving' | 'orphan' | 'spare'
+  creator: string
+  /** By offset. */
+  readonly objects: Map<number, LiveObject>
+  /** Orphans: the time in which owners may still report objects in it is over. */
+  graceOver: boolean
+  /** Holds a block of a dead owner: unlinked instead of recycled. */
+  retired: boolean
+  /** creating: the request that it is for. */
+  for: Request | undefined
+}
+
+interface Request {
+  readonly process: string
+  readonly request: number
+  readonly bytes: number
+  waits: boolean
+  waitedMs: number
+  /** A file could not be made, and why; the next time it fails for good. */
+  refused: string | undefined
+}
+
+export class SegmentDirectory {
+  readonly #directory: string
+  readonly #capacityBytes: number
+  readonly #fullTimeoutMs: number
+  readonly #orphanGraceMs: number
+  readonly #segments = new Map<string, Segment>()
+  /** Requests without an answer and without a segment on its way, oldest first. */
+  #waiting: Request[] = []
+  readonly #timers = new Map<number, Request | Segment>()
+  #nextSegment = 1
+  #nextTimer = 1
+  #fileBytes = 0
+  #liveBytes = 0
+  #liveObjects = 0
+  #out: DirectoryInstruction[] = []
+
+  constructor({ directory, capacityBytes, fullTimeoutMs = 10_000, orphanGraceMs = 2_000 }: SegmentDirectoryOptions) {
+    this.#directory = directory
+    this.#capacityBytes = capacityBytes
+    this.#fullTimeoutMs = fullTimeoutMs
+    this.#orphanGraceMs = orphanGraceMs
+  }
+
+  /** The only mutator. Events about segments or objects that are gone already are ignored: messages cross. */
+  handle(event: DirectoryEvent): DirectoryInstruction[] {
+    this.#out = []
+    switch (event.kind) {
+      case 'segmentRequested':
+        this.#requested(event)
+        break
+      case 'segmentReturned':
+        this.#returned(event.process, event.segment)
+        break
+      case 'objectsAdded':
+        for (const object of event.objects) this.#added(event.process, object)
+        break
+      case 'objectsFreed':
+        this.#freed(event.process, event.places, false)
+        break
+      case 'processGone':
+        this.#processGone(event.process)
+        break
+      case 'fileCreated':
+        this.#fileCreated(event.segment, event.error)
+        break
+      case 'timerRang':
+        this.#timerRang(event.timer)
+        break
+      default:
+        event satisfies never
+    }
+    this.#serve()
+    return this.#out
+  }
+
+  get usage(): StoreUsage {
+    return {
+      capacityBytes: this.#capacityBytes,
+      fileBytes: this.#fileBytes,
+      liveBytes: this.#liveBytes,
+      segments: this.#segments.size,
+      objects: this.#liveObjects,
+      waiting: this.#waiting.length,
+    }
+  }
+
+  /** Live objects, biggest first. */
+  objects(limit = Number.POSITIVE_INFINITY): DirectoryObject[] {
+    const all: DirectoryObject[] = []
+    for (const segment of this.#segments.values()) {
+      for (const object of segment.objects.values()) all.push({ ...object, creator: segment.state === 'held' ? segment.creator : '' })
+    }
+    return all.sort((a, b) => b.bytes - a.bytes).slice(0, limit)
+  }
+
+  #requested({ process, request, bytes }: { process: string; request: number; bytes: number }): void {
+    const wanted: Request = { process, request, bytes: pageAlign(bytes), waits: false, waitedMs: 0, refused: undefined }
+    if (wanted.bytes > this.#capacityBytes) this.#failFull(wanted)
+    else this.#waiting.push(wanted)
+  }
+
+  #returned(process: string, name: string): void {
+    const segment = this.#segments.get(name)
+    if (segment?.state !== 'held' || segment.creator !== process) return
+    segment.state = 'leaving' // the owner's message about its last block may still be on its way
+    this.#settle(segment)
+  }
+
+  #added(owner: string, object: StoredObject): void {
+    const segment = this.#segments.get(object.segment)
+    if (!segment || segment.state === 'creating' || segment.state === 'spare') return
+    // A block that its creator reused is reported by its new owner, maybe before the old owner reports that it is free.
+    const end = object.offset + object.bytes
+    for (const old of segment.objects.values()) {
+      if (old.offset < end && old.offset + old.bytes > object.offset) this.#forget(segment, old.offset)
+    }
+    const { segment: name, offset, bytes, object: number, label } = object
+    segment.objects.set(offset, { segment: name, offset, bytes, object: number, label, owner })
+    this.#liveBytes += bytes
+    this.#liveObjects++
+  }
+
+  /** @param retired - the owner is dead: nobody knows who still reads these blocks, so they must not be written again */
+  #freed(owner: string, places: readonly StoredPlace[], retired: boolean): void {
+    const byCreator = new Map<string, StoredPlace[]>()
+    for (const { segment: name, offset, bytes } of places) {
+      const segment = this.#segments.get(name)
+      if (!segment || segment.objects.get(offset)?.owner !== owner) continue
+      this.#forget(segment, offset)
+      if (retired) segment.retired = true
+      this.#settle(segment)
+      if (segment.state !== 'held' || segment.creator === owner) continue // a process reuses its own blocks without being told
+      const list = byCreator.get(segment.creator)
+      if (list) list.push({ segment: name, offset, bytes })
+      else byCreator.set(segment.creator, [{ segment: name, offset, bytes }])
+    }
+    for (const [process, freed] of byCreator) this.#out.push({ kind: 'blocksFreed', process, places: freed, retired })
+  }
+
+  #processGone(process: string): void {
+    this.#waiting = this.#waiting.filter((request) => request.process !== process)
+    const owned: StoredPlace[] = []
+    for (const segment of this.#segments.values()) {
+      if (segment.state === 'creating' && segment.for?.process === process) segment.for = undefined
+      if (segment.state === 'held' && segment.creator === process) {
+        segment.state = 'orphan'
+        this.#startTimer(segment, this.#orphanGraceMs)
+      }
+      for (const object of segment.objects.values()) if (object.owner === process) owned.push(object)
+    }
+    this.#freed(process, owned, true)
+  }
+
+  /** Recycles or removes a segment that nobody writes and in which nothing is left. */
+  #settle(segment: Segment): void {
+    if (segment.objects.size > 0) return
+    if (segment.state === 'leaving' && !segment.retired) segment.state = 'spare'
+    else if (segment.state === 'leaving' || (segment.state === 'orphan' && segment.graceOver)) this.#unlink(segment)
+  }
+
+  #forget(segment: Segment, offset: number): void {
+    const object = segment.objects.get(offset)
+    if (!object) return
+    segment.objects.delete(offset)
+    this.#liveBytes -= object.bytes
+    this.#liveObjects--
+  }
+
+  #fileCreated(name: string, error: string | undefined): void {
+    const segment = this.#segments.get(name)
+    if (segment?.state !== 'creating') return
+    const request = segment.for
+    segment.for = undefined
+    if (error === undefined) {
+      if (request) this.#grant(segment, request)
+      else segment.state = 'spare'
+      return
+    }
+    this.#segments.delete(name)
+    this.#fileBytes -= segment.bytes
+    if (!request) return
+    if (request.refused === undefined) {
+      // The machine has less room than the capacity says: try once more without the spare segments.
+      request.refused = error
+      for (const spare of this.#spares()) this.#unlink(spare)
+      this.#waiting.unshift(request)
+    } else {
+      const details = { path: this.#directory, reason: `${error} (a segment of ${segment.bytes} bytes; ${this.#fileBytes} bytes are in use)` }
+      this.#out.push({ kind: 'fail', process: request.process, request: request.request, code: 'STORE_UNAVAILABLE', details })
+    }
+  }
+
+  #timerRang(timer: number): void {
+    const subject = this.#timers.get(timer)
+    this.#timers.delete(timer)
+    if (!subject) return
+    if ('state' in subject) {
+      subject.graceOver = true
+      if (subject.state === 'orphan') this.#settle(subject)
+      return
+    }
+    const at = this.#waiting.indexOf(subject)
+    if (at < 0) return
+    if (subject.waitedMs < this.#fullTimeoutMs) return this.#wait(subject, at === 0)
+    this.#waiting.splice(at, 1)
+    this.#failFull(subject)
+  }
+
+  /** Serves waiting requests in order for as long as the first one finds room. */
+  #serve(): void {
+    for (let request = this.#waiting[0]; request && this.#find(request); request = this.#waiting[0]) this.#waiting.shift()
+    this.#waiting.forEach((request, at) => {
+      if (!request.waits) this.#wait(request, at === 0)
+    })
+  }
+
+  /** A spare segment that fits, else a new one, if need be in place of spares that do not. */
+  #find(request: Request): boolean {
+    const spares = this.#spares()
+    const fitting = spares.filter((spare) => spare.bytes >= request.bytes).sort((a, b) => a.bytes - b.bytes)[0]
+    const held = this.#heldBy(request.process)
+    const size = segmentBytesFor(request.bytes, held, this.#capacityBytes)
+    // A spare far larger than a new one would be is left for whoever needs that much, while there is room for a new one.
+    const free = this.#capacityBytes - this.#fileBytes
+    if (fitting && (fitting.bytes <= size * 2 || free < size)) {
+      this.#grant(fitting, request)
+      return true
+    }
+    const spareBytes = spares.reduce((sum, spare) => sum + spare.bytes, 0)
+    const bytes = Math.max(request.bytes, Math.min(size, pageFloor(free + spareBytes)))
+    if (bytes > free + spareBytes) return false
+    for (const spare of spares.sort((a, b) => a.bytes - b.bytes)) {
+      if (bytes <= this.#capacityBytes - this.#fileBytes) break
+      this.#unlink(spare)
+    }
+    this.#create(request, bytes)
+    return true
+  }
+
+  #create(request: Request, bytes: number): void {
+    const name = `segment-${this.#nextSegment++}`
+    const path = `${this.#directory}/${name}`
+    this.#segments.set(name, { name, path, bytes, state: 'creating', creator: '', objects: new Map(), graceOver: false, retired: false, for: request })
+    this.#fileBytes += bytes
+    this.#out.push({ kind: 'createFile', segment: name, path, bytes })
+  }
+
+  #grant(segment: Segment, { process, request }: Request): void {
+    segment.state = 'held'
+    segment.creator = process
+    this.#out.push({ kind: 'grant', process, request, segment: segment.name, path: segment.path, bytes: segment.bytes })
+  }
+
+  #unlink(segment: Segment): void {
+    this.#segments.delete(segment.name)
+    this.#fileBytes -= segment.bytes
+    this.#out.push({ kind: 'unlinkFile', segment: segment.name, path: segment.path })
+  }
+
+  #spares(): Segment[] {
+    return [...this.#segments.values()].filter((segment) => segment.state === 'spare')
+  }
+
+  #heldBy(process: string): number {
+    let segments = 0
+    for (const segment of this.#segments.values()) if (segment.creator === process && segment.state === 'held') segments++
+    return segments
+  }
+
+  #wait(request: Request, first: boolean): void {
+    if (first) this.#askForMemory()
+    const afterMs = Math.max(1, Math.min(ASK_AGAIN_MS, this.#fullTimeoutMs - request.waitedMs))
+    request.waits = true
+    request.waitedMs += afterMs
+    this.#startTimer(request, afterMs)
+  }
+
+  /** Everyone who writes segments or owns objects may have garbage. */
+  #askForMemory(): void {
+    const asked = new Set<string>()
+    for (const segment of this.#segments.values()) {
+      if (segment.state === 'held') asked.add(segment.creator)
+      for (const object of segment.objects.values()) asked.add(object.owner)
+    }
+    for (const process of asked) this.#out.push({ kind: 'releaseMemory', process })
+  }
+
+  #startTimer(subject: Request | Segment, afterMs: number): void {
+    const timer = this.#nextTimer++
+    this.#timers.set(timer, subject)
+    this.#out.push({ kind: 'startTimer', timer, afterMs })
+  }
+
+  #failFull({ process, request, bytes }: Request): void {
+    const details = {
+      wantedBytes: bytes,
+      usedBytes: this.#fileBytes,
+      capacityBytes: this.#capacityBytes,
+      holders: describeHolders(this.objects(), this.#fileBytes - this.#liveBytes),
+    }
+    this.#out.push({ kind: 'fail', process, request, code: 'STORE_FULL', details })
+  }
+
+  /** @throws {@link BeamlineError} `INTERNAL` when the books do not balance; for tests and BEAMLINE_VALIDATE=1 */
+  checkInvariants(): void {
+    let fileBytes = 0
+    let liveBytes = 0
+    let objects = 0
+    const wrong = (what: string): never => {
+      throw new BeamlineError('INTERNAL', { what: `segment directory: ${what}` })
+    }
+    for (const segment of this.#segments.values()) {
+      fileBytes += segment.bytes
+      objects += segment.objects.size
+      let end = 0
+      for (const object of [...segment.objects.values()].sort((a, b) => a.offset - b.offset)) {
+        liveBytes += object.bytes
+        if (object.offset < end) wrong(`objects overlap in ${segment.name}`)
+        end = object.offset + object.bytes
+      }
+      if (end > segment.bytes) wrong(`an object ends behind ${segment.name}`)
+      if ((segment.state === 'spare' || segment.state === 'creating') && segment.objects.size > 0) wrong(`${segment.state} ${segment.name} has objects`)
+      if (segment.state !== 'creating' && segment.for) wrong(`${segment.state} ${segment.name} belongs to a request`)
+    }
+    if (fileBytes !== this.#fileBytes || liveBytes !== this.#liveBytes || objects !== this.#liveObjects) wrong('the totals are off')
+    if (fileBytes > this.#capacityBytes) wrong(`${fileBytes} bytes of files exceed the capacity of ${this.#capacityBytes}`)
+  }
+}
+
+function pageFloor(bytes: number): number {
+  return bytes - (bytes % pageAlign(1))
+}
