@@ -12,6 +12,7 @@ import type { Launched } from './launch.ts'
 import type { LogBatch } from './logs.ts'
 import type { DaemonConfig, DaemonReady } from './options.ts'
 import { SegmentStore } from './segment-store.ts'
+import { Queries } from './queries.ts'
 import { holdSession, publishCurrent, removeSession, removeStaleSessions, withdrawCurrent } from './session.ts'
 
 export type NodeLink = Link<NodeMessage, ProcessMessage>
@@ -34,6 +35,7 @@ export class Daemon {
   readonly #launched: Launched
   readonly #links: Map<string, Attached> = new Map()
   readonly #store: SegmentStore
+  readonly #queries: Queries
   #server: Server | undefined
   #ticker: NodeJS.Timeout | undefined
   #stopping: Promise<void> | undefined
@@ -46,6 +48,13 @@ export class Daemon {
       capacityBytes: config.storeBytes,
       send: (process, message) => this.#send(process, message),
       validate: process.env['BEAMLINE_VALIDATE'] === '1',
+    })
+    this.#queries = new Queries({
+      config,
+      machine: launched.machine,
+      store: this.#store,
+      processes: () => [...this.#links].flatMap(([id, { hello }]) => (hello.kind === 'cli' ? [] : [id])),
+      ask: (process, request, what, limit) => this.#send(process, { $case: 'query', value: { request, what, limit } }),
     })
   }
 
@@ -128,6 +137,7 @@ export class Daemon {
       this.#links.delete(attached.hello.process)
       log(() => `${attached?.hello.kind} ${attached?.hello.process} detached`)
       this.#handle({ kind: 'process-lost', process: attached.hello.process })
+      this.#queries.processLost(attached.hello.process)
       // Workers are waited for: a worker without a link may still be writing.
       if (attached.hello.kind !== 'worker') this.#store.processGone(attached.hello.process)
     })
@@ -198,9 +208,16 @@ export class Daemon {
       case 'objectsFreed':
         return this.#store.freed(process, body.value)
       case 'taskEvents':
-      case 'query':
-      case 'queryReply':
+        return this.#queries.addTaskEvents(body.value)
+      case 'query': {
+        const { request, what, limit } = body.value
+        void this.#queries
+          .answer(process, what, limit)
+          .then((answer) => from.link.send({ body: { $case: 'queryReply', value: { request, json: JSON.stringify(answer) } } }))
         return
+      }
+      case 'queryReply':
+        return this.#queries.reply(process, body.value)
       case 'shutdown':
         // A driver that only attached must not end the cluster of others.
         if (this.#config.embedded || from.hello.kind === 'cli') void this.stop(body.value.reason, STOP_GRACE_MS)

@@ -140,7 +140,7 @@ export function withdrawCurrent(session: Session): void {
 }
 
 /** The standalone head of this user on this machine, if one runs. */
-export function findCurrent(): CurrentHead | undefined {
+export function findCurrentHead(): CurrentHead | undefined {
   const head = readJson<CurrentHead>(join(sessionsRoot(), 'current'))
   return head !== undefined && isAlive(head) ? head : undefined
 }
@@ -152,7 +152,7 @@ export function findCurrent(): CurrentHead | undefined {
  * @returns undefined when "auto" finds none
  */
 export function findCluster(address: string): { readonly address: string; readonly token: string } | undefined {
-  const found = address === 'auto' ? findCurrent()?.address : address
+  const found = address === 'auto' ? findCurrentHead()?.address : address
   if (found === undefined) return undefined
   const token = process.env['BEAMLINE_TOKEN']
   if (token !== undefined && token !== '') return { address: found, token }
