@@ -399,8 +399,11 @@ export interface SegmentGrant {
   failure: Failure | undefined;
 }
 
+/** to the creator of the segment */
 export interface BlocksFreed {
   places: StoredPlace[];
+  /** false: reuse them; true: never write them again, their owner died and others may still read them */
+  retired: boolean;
 }
 
 export interface ReleaseMemory {
@@ -4073,13 +4076,16 @@ export const SegmentGrant: MessageFns<SegmentGrant> = {
 };
 
 function createBaseBlocksFreed(): BlocksFreed {
-  return { places: [] };
+  return { places: [], retired: false };
 }
 
 export const BlocksFreed: MessageFns<BlocksFreed> = {
   encode(message: BlocksFreed, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.places) {
       StoredPlace.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.retired !== false) {
+      writer.uint32(16).bool(message.retired);
     }
     return writer;
   },
@@ -4103,6 +4109,14 @@ export const BlocksFreed: MessageFns<BlocksFreed> = {
             }
 
             message.places.push(StoredPlace.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.retired = reader.bool();
             continue;
           }
         }

@@ -53,7 +53,7 @@ export interface Template {
   /** of the function */
   hash: string;
   /** absent when the receiver already got this hash on this connection */
-  function: FunctionMessage | undefined;
+  function: Value | undefined;
   name: string;
   returns: number;
   streaming: boolean;
@@ -80,15 +80,18 @@ export interface Value {
   place: Place | undefined;
   error: Uint8Array;
   refs: Ref[];
-  functions: FunctionMessage[];
+  functions: Shipped[];
   handles: Handle[];
 }
 
-/** A shipped function inside a value. */
-export interface FunctionMessage {
+/**
+ * A shipped function inside a value.
+ * `externals` are codec indices of what it captured, in the table of the value that it is part of.
+ */
+export interface Shipped {
   hash: string;
   bytes: Uint8Array;
-  externals: Value | undefined;
+  externals: number[];
 }
 
 /** An actor handle inside a value: what it knows of the actor, and the reference that keeps the actor alive. */
@@ -204,6 +207,25 @@ export interface BorrowRemove {
 /** The receiver of a result has borrowed the references inside it; the sender need not keep them any longer. */
 export interface ResultReceived {
   task: number;
+}
+
+/** What the node keeps of an actor to start it, again after a death: its class and the call of its constructor. */
+export interface Creation {
+  /** `function` is the class, `method` "constructor" */
+  template: Template | undefined;
+  push:
+    | Push
+    | undefined;
+  /** the process that created it, for its references */
+  owner: string;
+  ownerAddress: string;
+  maxConcurrency: number;
+  concurrencyGroups: { [key: string]: number };
+}
+
+export interface Creation_ConcurrencyGroupsEntry {
+  key: string;
+  value: number;
 }
 
 function createBasePeerFrame(): PeerFrame {
@@ -537,7 +559,7 @@ export const Template: MessageFns<Template> = {
       writer.uint32(18).string(message.hash);
     }
     if (message.function !== undefined) {
-      FunctionMessage.encode(message.function, writer.uint32(26).fork()).join();
+      Value.encode(message.function, writer.uint32(26).fork()).join();
     }
     if (message.name !== "") {
       writer.uint32(34).string(message.name);
@@ -603,7 +625,7 @@ export const Template: MessageFns<Template> = {
               break;
             }
 
-            message.function = FunctionMessage.decode(reader, reader.uint32());
+            message.function = Value.decode(reader, reader.uint32());
             continue;
           }
           case 4: {
@@ -717,7 +739,7 @@ export const Value: MessageFns<Value> = {
       Ref.encode(v!, writer.uint32(34).fork()).join();
     }
     for (const v of message.functions) {
-      FunctionMessage.encode(v!, writer.uint32(42).fork()).join();
+      Shipped.encode(v!, writer.uint32(42).fork()).join();
     }
     for (const v of message.handles) {
       Handle.encode(v!, writer.uint32(50).fork()).join();
@@ -775,7 +797,7 @@ export const Value: MessageFns<Value> = {
               break;
             }
 
-            message.functions.push(FunctionMessage.decode(reader, reader.uint32()));
+            message.functions.push(Shipped.decode(reader, reader.uint32()));
             continue;
           }
           case 6: {
@@ -799,25 +821,29 @@ export const Value: MessageFns<Value> = {
   },
 };
 
-function createBaseFunctionMessage(): FunctionMessage {
-  return { hash: "", bytes: new Uint8Array(0), externals: undefined };
+function createBaseShipped(): Shipped {
+  return { hash: "", bytes: new Uint8Array(0), externals: [] };
 }
 
-export const FunctionMessage: MessageFns<FunctionMessage> = {
-  encode(message: FunctionMessage, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+export const Shipped: MessageFns<Shipped> = {
+  encode(message: Shipped, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.hash !== "") {
       writer.uint32(10).string(message.hash);
     }
     if (message.bytes.length !== 0) {
       writer.uint32(18).bytes(message.bytes);
     }
-    if (message.externals !== undefined) {
-      Value.encode(message.externals, writer.uint32(26).fork()).join();
+    if (message.externals.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.externals) {
+        writer.uint32(v);
+      }
+      writer.join();
     }
     return writer;
   },
 
-  decode(input: BinaryReader | Uint8Array, length?: number): FunctionMessage {
+  decode(input: BinaryReader | Uint8Array, length?: number): Shipped {
     const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
     const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
     if (previousRecursionDepth >= 100) {
@@ -826,7 +852,7 @@ export const FunctionMessage: MessageFns<FunctionMessage> = {
     (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
     try {
       const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseFunctionMessage();
+      const message = createBaseShipped();
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
@@ -847,12 +873,22 @@ export const FunctionMessage: MessageFns<FunctionMessage> = {
             continue;
           }
           case 3: {
-            if (tag !== 26) {
-              break;
+            if (tag === 24) {
+              message.externals.push(reader.uint32());
+
+              continue;
             }
 
-            message.externals = Value.decode(reader, reader.uint32());
-            continue;
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.externals.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
@@ -2031,6 +2067,174 @@ export const ResultReceived: MessageFns<ResultReceived> = {
             }
 
             message.task = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseCreation(): Creation {
+  return {
+    template: undefined,
+    push: undefined,
+    owner: "",
+    ownerAddress: "",
+    maxConcurrency: 0,
+    concurrencyGroups: {},
+  };
+}
+
+export const Creation: MessageFns<Creation> = {
+  encode(message: Creation, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.template !== undefined) {
+      Template.encode(message.template, writer.uint32(10).fork()).join();
+    }
+    if (message.push !== undefined) {
+      Push.encode(message.push, writer.uint32(18).fork()).join();
+    }
+    if (message.owner !== "") {
+      writer.uint32(26).string(message.owner);
+    }
+    if (message.ownerAddress !== "") {
+      writer.uint32(34).string(message.ownerAddress);
+    }
+    if (message.maxConcurrency !== 0) {
+      writer.uint32(40).uint32(message.maxConcurrency);
+    }
+    globalThis.Object.entries(message.concurrencyGroups).forEach(([key, value]: [string, number]) => {
+      Creation_ConcurrencyGroupsEntry.encode({ key: key as any, value }, writer.uint32(50).fork()).join();
+    });
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Creation {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCreation();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.template = Template.decode(reader, reader.uint32());
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.push = Push.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.owner = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.ownerAddress = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.maxConcurrency = reader.uint32();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            const entry6 = Creation_ConcurrencyGroupsEntry.decode(reader, reader.uint32());
+            if (entry6.value !== undefined) {
+              message.concurrencyGroups[entry6.key] = entry6.value;
+            }
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseCreation_ConcurrencyGroupsEntry(): Creation_ConcurrencyGroupsEntry {
+  return { key: "", value: 0 };
+}
+
+export const Creation_ConcurrencyGroupsEntry: MessageFns<Creation_ConcurrencyGroupsEntry> = {
+  encode(message: Creation_ConcurrencyGroupsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== 0) {
+      writer.uint32(16).uint32(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Creation_ConcurrencyGroupsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCreation_ConcurrencyGroupsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.value = reader.uint32();
             continue;
           }
         }

@@ -1,0 +1,271 @@
+/**
+ * What users call on references and actors: get, put, wait, cancel, kill, stop, getActor.
+ */
+import { current } from '../core/current.ts'
+import type { HeldHandle, ObjectEntry, Stored } from '../core/object-entry.ts'
+import { runningTask } from '../core/running-task.ts'
+import type { Runtime } from '../core/runtime.ts'
+import { TaskRecord } from '../core/task-record.ts'
+import { abortReason, EntryWaiter, type WaitEnd } from '../core/waiting.ts'
+import { BeamlineError } from '../errors.ts'
+import { explain } from './explain.ts'
+import { type ActorHandle, makeHandle, targetOf } from './actor.ts'
+import { entryOf, ObjectRef } from './object-ref.ts'
+import { whole } from './options.ts'
+
+export interface GetOptions {
+  /** Reject with `GET_TIMEOUT` after so many ms. Default: no limit. 0 polls. */
+  readonly timeoutMs?: number
+  /** Reject with `CANCELLED` when it aborts. */
+  readonly signal?: AbortSignal
+}
+
+/** The values behind a reference, an array or a record of references. */
+export type Got<T> = T extends ObjectRef<infer V> ? V : { -readonly [K in keyof T]: T[K] extends ObjectRef<infer V> ? V : never }
+
+function refEntry(value: unknown, where: string): ObjectEntry {
+  const entry = entryOf(value)
+  if (entry) return entry
+  const got = value instanceof Promise ? 'a promise (await it first)' : value === null ? 'null' : typeof value
+  throw new BeamlineError('INVALID_ARGUMENT', { what: where, got, expected: 'an ObjectRef' })
+}
+
+/** Waits for entries; lends the CPU of the task that waits. */
+async function await_(runtime: Runtime, pending: readonly ObjectEntry[], count: number, failFast: boolean, options: GetOptions): Promise<WaitEnd> {
+  const { timeoutMs } = options
+  if (timeoutMs !== undefined && (typeof timeoutMs !== 'number' || !(timeoutMs >= 0))) {
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'timeoutMs', got: String(timeoutMs), expected: 'a number of at least 0' })
+  }
+  const task = runningTask()
+  const signals = [options.signal, task?.signal].filter((signal) => signal !== undefined)
+  for (const signal of signals) if (signal.aborted) throw abortReason(signal)
+  if (timeoutMs === 0) return 'timeout'
+  const waiter = new EntryWaiter(count, failFast)
+  for (const entry of pending) {
+    runtime.references.want(entry)
+    waiter.watch(entry)
+  }
+  const signal = signals.length > 1 ? AbortSignal.any(signals) : signals[0]
+  task?.block()
+  try {
+    return await waiter.end(timeoutMs, signal)
+  } finally {
+    task?.unblock()
+  }
+}
+
+async function ready(runtime: Runtime, entries: readonly ObjectEntry[], options: GetOptions): Promise<void> {
+  let pending: ObjectEntry[] | undefined
+  for (const entry of entries) {
+    if (entry.stored === undefined) {
+      pending ??= []
+      pending.push(entry)
+    } else if (entry.stored.kind === 'error') throw thrown(entry.stored)
+  }
+  if (!pending) return
+  const end = await await_(runtime, pending, pending.length, true, options)
+  if (end === 'failed') {
+    const failed = entries.find((entry) => entry.stored?.kind === 'error')
+    if (failed?.stored) throw thrown(failed.stored)
+  }
+  if (end !== 'timeout') return
+  const left = entries.filter((entry) => entry.stored === undefined)
+  const first = left[0]
+  throw new BeamlineError('GET_TIMEOUT', { pending: left.length, total: entries.length, timeoutMs: options.timeoutMs ?? 0, first: first ? explain(first).text : '' })
+}
+
+const callers = new WeakSet<Error>()
+
+/** The error of a failed object, with the stack of the first `get` that met it below the remote one. */
+function thrown(stored: Stored): Error {
+  const error = stored.kind === 'error' ? stored.error : new BeamlineError('INTERNAL', { what: 'a ready object without a value' })
+  if (callers.has(error)) return error
+  callers.add(error)
+  const here = new Error('get').stack?.split('\n').filter((line) => line.startsWith('    at ') && !line.includes(import.meta.url.slice(0, import.meta.url.lastIndexOf('/'))))
+  if (here && here.length > 0) error.stack = `${error.stack}\n    --- awaited here ---\n${here.join('\n')}`
+  return error
+}
+
+/**
+ * The value of a reference; of an array or record of references, all their values in one go.
+ *
+ * Large arrays come back as views of shared memory, without a copy; writing to them changes a private page.
+ *
+ * @throws the error of the first that failed: `TASK_FAILED` with the user's exception as `cause`, or a system error
+ * @throws {@link BeamlineError} `GET_TIMEOUT`, `CANCELLED`
+ * @example
+ * const sum: number = await get(add.remote(1, 2))
+ * const { a, b } = await get({ a: refA, b: refB })
+ */
+export function get<T>(ref: ObjectRef<T>, options?: GetOptions): Promise<T>
+export function get<const R extends readonly ObjectRef<unknown>[] | Readonly<Record<string, ObjectRef<unknown>>>>(refs: R, options?: GetOptions): Promise<Got<R>>
+export async function get(refs: unknown, options: GetOptions = {}): Promise<unknown> {
+  const runtime = current('get()')
+  if (refs instanceof ObjectRef) {
+    const entry = entryOf(refs) as ObjectEntry
+    if (entry.stored === undefined || entry.stored.kind === 'error') {
+      entry.hold() // the reference may be released while this waits
+      try {
+        await ready(runtime, [entry], options)
+        return await runtime.values.load(entry.stored as unknown as Stored, entry)
+      } finally {
+        entry.unhold()
+      }
+    }
+    return runtime.values.load(entry.stored, entry)
+  }
+  const isArray = Array.isArray(refs)
+  if (!isArray && (typeof refs !== 'object' || refs === null)) refEntry(refs, 'the argument of get()')
+  const keys = Object.keys(refs as object)
+  const entries = keys.map((key) => refEntry((refs as Record<string, unknown>)[key], isArray ? `element ${key} of get()` : `property "${key}" of get()`).hold())
+  try {
+    await ready(runtime, entries, options)
+    const values: unknown[] = []
+    let waits = false
+    for (const entry of entries) {
+      const value = runtime.values.load(entry.stored as Stored, entry)
+      waits ||= value instanceof Promise
+      values.push(value)
+    }
+    const loaded = waits ? await Promise.all(values) : values
+    return isArray ? loaded : Object.fromEntries(keys.map((key, i) => [key, loaded[i]]))
+  } finally {
+    for (const entry of entries) entry.unhold()
+  }
+}
+
+/**
+ * Store a value and get a reference to it. Values over 100 KiB go to shared memory, in one copy and without a round
+ * trip while this process has room in its slabs; when the store is full this waits for room.
+ *
+ * @throws {@link BeamlineError} `NOT_SERIALIZABLE` with the path of what cannot be stored, `STORE_FULL` naming the biggest holders
+ */
+export async function put<T>(value: T): Promise<ObjectRef<T>> {
+  const runtime = current('put()')
+  if (value instanceof ObjectRef) throw new BeamlineError('INVALID_ARGUMENT', { what: 'the argument of put()', got: 'an ObjectRef', expected: 'a value; the reference is one already' })
+  const task = runningTask()
+  const stored = runtime.storeOwned(value, 'the argument of put()', task ? `put in ${task.name}` : 'put')
+  const entry = stored instanceof Promise ? await stored : stored
+  const ref = new ObjectRef<T>(entry)
+  entry.unhold()
+  return ref
+}
+
+export interface WaitOptions extends GetOptions {
+  /** How many must be ready. Default 1. */
+  readonly count?: number
+}
+
+let waitStamp = 0
+
+/**
+ * Wait until at least `count` of `refs` are ready (with a value or an error), without reading them.
+ *
+ * @param refs - any number; duplicates count once
+ * @param options.timeoutMs - on timeout the call *resolves*, with fewer ready; 0 polls
+ * @returns `ready` and `pending`, in the order of `refs`; together exactly the distinct ones
+ */
+export async function wait<T extends ObjectRef<unknown>>(refs: readonly T[], options: WaitOptions = {}): Promise<{ ready: T[]; pending: T[] }> {
+  const runtime = current('wait()')
+  const count = options.count === undefined ? 1 : whole('count', options.count, 1)
+  const stamp = ++waitStamp
+  const distinct: T[] = []
+  const entries: ObjectEntry[] = []
+  for (let i = 0; i < refs.length; i++) {
+    const entry = refEntry(refs[i], `element ${i} of wait()`)
+    if (entry.seenBy === stamp) continue
+    entry.seenBy = stamp
+    distinct.push(refs[i] as T)
+    entries.push(entry)
+  }
+  if (count > distinct.length) {
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'count', got: String(count), expected: `at most ${distinct.length}, the distinct references given` })
+  }
+  let readyCount = 0
+  for (const entry of entries) if (entry.stored !== undefined) readyCount++
+  if (readyCount < count) {
+    const pending = entries.filter((entry) => entry.stored === undefined)
+    await await_(runtime, pending, count - readyCount, false, options)
+  }
+  const ready: T[] = []
+  const pending: T[] = []
+  for (let i = 0; i < distinct.length; i++) {
+    if ((entries[i] as ObjectEntry).stored !== undefined) ready.push(distinct[i] as T)
+    else pending.push(distinct[i] as T)
+  }
+  return { ready, pending }
+}
+
+export interface CancelOptions {
+  /** Kill the worker when the task runs. Default false: its signal aborts and its waits reject. */
+  readonly force?: boolean
+}
+
+/**
+ * Cancel the task behind a reference, with the tasks that it submitted. A queued task is dropped; a running one sees
+ * its signal abort ({@link currentTask}); its result fails with `CANCELLED` at once. A finished one stays as it is.
+ *
+ * @throws {@link BeamlineError} `INVALID_ARGUMENT` for an object that another process owns
+ */
+export function cancel(ref: ObjectRef<unknown>, options: CancelOptions = {}): void {
+  const runtime = current('cancel()')
+  const entry = refEntry(ref, 'the argument of cancel()')
+  if (entry.owner !== undefined) {
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'the argument of cancel()', got: `a reference owned by process ${entry.owner}`, expected: 'a task that this process submitted' })
+  }
+  if (entry.producer instanceof TaskRecord) runtime.submitter.cancel(entry.producer, options.force ?? false, 'by cancel()')
+}
+
+function target(actor: unknown, call: string): NonNullable<ReturnType<typeof targetOf>> {
+  const found = targetOf(actor)
+  if (found) return found
+  throw new BeamlineError('INVALID_ARGUMENT', { what: `the argument of ${call}`, got: typeof actor, expected: 'an actor handle' })
+}
+
+/** End an actor now, with SIGKILL. Its calls fail with `ACTOR_DIED`. With `restart` it may start again by its `maxRestarts`. */
+export function kill(actor: object, options: { readonly restart?: boolean } = {}): void {
+  current('kill()').actors.kill(target(actor, 'kill()').client, !(options.restart ?? false))
+}
+
+/** Ask an actor to finish its running calls, run its `[Symbol.asyncDispose]`, and end. Resolves when it has. */
+export async function stop(actor: object): Promise<void> {
+  const { client } = target(actor, 'stop()')
+  const { actors } = current('stop()')
+  await client.settled()
+  if (client.state !== 'DEAD') actors.stop(client, 'by stop()')
+  await client.dead()
+}
+
+/**
+ * The handle of a named actor.
+ *
+ * @param options.namespace - default: that of this program
+ * @throws {@link BeamlineError} `ACTOR_NOT_FOUND`
+ */
+export async function getActor<C>(name: string, options: { readonly namespace?: string } = {}): Promise<ActorHandle<C>> {
+  const runtime = current('getActor()')
+  const namespace = options.namespace ?? runtime.namespace
+  const held: HeldHandle | undefined = await runtime.actors.lookup(name, namespace)
+  if (!held) throw new BeamlineError('ACTOR_NOT_FOUND', { name, namespace })
+  return makeHandle(held) as ActorHandle<C>
+}
+
+/** The task or actor call that runs this code. */
+export interface CurrentTask {
+  readonly name: string
+  /** `<owner>:<number>` */
+  readonly id: string
+  /** 0 for the first run, one more for each retry. */
+  readonly attempt: number
+  /** Process id of the worker, 16 hex digits. */
+  readonly worker: string
+  /** Aborts when the task is cancelled. */
+  readonly signal: AbortSignal
+}
+
+/** The running task; undefined in the driver. */
+export function currentTask(): CurrentTask | undefined {
+  const task = runningTask()
+  if (!task) return undefined
+  return { name: task.name, id: `${task.owner}:${task.number}`, attempt: task.attempt, worker: current().process, signal: task.signal }
+}

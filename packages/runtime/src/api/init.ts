@@ -1,0 +1,220 @@
+/**
+ * `init()`: this program joins a cluster, its own or a running one.
+ */
+import { randomBytes } from 'node:crypto'
+import { constants } from 'node:os'
+import { basename, dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { current, currentOrNone, setCurrent } from '../core/current.ts'
+import type { Runtime } from '../core/runtime.ts'
+import type { DaemonHandle } from '../daemon/start.ts'
+import { BeamlineError } from '../errors.ts'
+import type { JobConfig } from '../net/gen/node.ts'
+import { KINDS } from './kinds.ts'
+import { printLogLines, printWarning } from './output.ts'
+import { checkNames } from './options.ts'
+
+export interface InitOptions {
+  /** `auto` (the head that `beamline start --head` left running) or its `unix:/…` address. Default: BEAMLINE_ADDRESS, else a cluster of its own. */
+  readonly address?: string
+  /** Default: BEAMLINE_TOKEN, else the token file beside the address. */
+  readonly token?: string
+  /** CPUs of a cluster of its own. Default: those that this process may use. */
+  readonly cpus?: number
+  /** Default: those that the machine has. */
+  readonly gpus?: number
+  /** Memory to hand out, in bytes. Default: 0.7 of the machine's. */
+  readonly memory?: number
+  /** Custom resources by name. */
+  readonly resources?: Readonly<Record<string, number>>
+  /** Capacity of the object store. Default: 0.3 of the machine's memory, at most 0.9 of what /dev/shm has free. */
+  readonly storeBytes?: number
+  /** Workers kept warm. Default: `cpus`. */
+  readonly prestart?: number
+  /** How long a worker beyond those may idle. Default 10,000. */
+  readonly idleTimeoutMs?: number
+  /** Of named actors. Default: "default". */
+  readonly namespace?: string
+  /** Variables that every worker of this program gets. */
+  readonly env?: Readonly<Record<string, string>>
+  /** Show what workers print. Default true. */
+  readonly logToDriver?: boolean
+  /** No warnings on stderr. Default false. */
+  readonly quiet?: boolean
+}
+
+const INIT_OPTIONS = [
+  'address', 'token', 'cpus', 'gpus', 'memory', 'resources', 'storeBytes', 'prestart', 'idleTimeoutMs', 'namespace', 'env', 'logToDriver', 'quiet',
+]
+
+/** The cluster that this program belongs to. */
+export interface Cluster extends AsyncDisposable {
+  /** 16 hex digits, new at each start. */
+  readonly id: string
+  /** `unix:/…`; for `init({ address })` in other programs. */
+  readonly address: string
+  /** Logs of the daemon and the workers are in its folder `logs`. */
+  readonly sessionDir: string
+  /** Leave; a cluster of its own ends with all its workers. Also done at the end of the program. */
+  shutdown(): Promise<void>
+}
+
+let stopping: (() => Promise<void>) | undefined
+let starting = false
+
+/** True between `init()` and `shutdown()`, and always in a worker. */
+export function isInitialized(): boolean {
+  return currentOrNone() !== undefined
+}
+
+/**
+ * Join a cluster: start one on this machine (a node daemon and its workers, which end with this program), or attach to
+ * a running one. Takes about 0.2 s.
+ *
+ * @throws {@link BeamlineError} `ALREADY_INITIALIZED`, `INVALID_ARGUMENT`, `START_FAILED`, `UNAUTHENTICATED`, `STORE_UNAVAILABLE`
+ * @example
+ * await using cluster = await init({ cpus: 4 })
+ */
+export async function init(options: InitOptions = {}): Promise<Cluster> {
+  if (currentOrNone() || starting) throw new BeamlineError('ALREADY_INITIALIZED', {})
+  checkNames('init', options, INIT_OPTIONS)
+  starting = true
+  try {
+    return await start(options)
+  } finally {
+    starting = false
+  }
+}
+
+async function start(options: InitOptions): Promise<Cluster> {
+  const address = options.address ?? (process.env['BEAMLINE_ADDRESS'] || undefined)
+  // The native and network parts load while the daemon starts.
+  const runtimeModule = import('../core/runtime.ts')
+  const daemon = address === undefined ? await startOwn(options) : undefined
+  const found = daemon ?? (await locate(address as string, options.token))
+  const id = randomBytes(8).toString('hex')
+  let runtime: Runtime
+  try {
+    const { Runtime } = await runtimeModule
+    runtime = await Runtime.attach({
+      kind: 'driver', process: id, address: `unix:${join(found.sessionDir, `${id}.sock`)}`, nodeAddress: found.address, token: found.token, job: jobConfig(options), kinds: KINDS,
+    })
+  } catch (error) {
+    await daemon?.stop()
+    throw BeamlineError.is(error) ? error : new BeamlineError('START_FAILED', { what: `the connection to ${found.address}`, reason: (error as Error).message }, { cause: error })
+  }
+  if (options.logToDriver ?? true) runtime.events.on('logLines', printLogLines)
+  if (!options.quiet) runtime.events.on('warning', printWarning)
+  const shutdown = async (): Promise<void> => {
+    if (stopping !== shutdown) return
+    stopping = undefined
+    removeSignalHandlers()
+    try {
+      await runtime.close(daemon !== undefined, 'the driver shut it down')
+      await daemon?.stop()
+    } finally {
+      setCurrent(undefined)
+    }
+  }
+  stopping = shutdown
+  runtime.events.once('closed', (error) => {
+    // Lost, not left: calls keep failing with the reason until shutdown().
+    if (error && !options.quiet) printWarning(error.message)
+  })
+  setCurrent(runtime)
+  installSignalHandlers(daemon)
+  return {
+    id: runtime.cluster.cluster, address: found.address, sessionDir: found.sessionDir, shutdown,
+    [Symbol.asyncDispose]: shutdown,
+  }
+}
+
+async function startOwn(options: InitOptions): Promise<DaemonHandle> {
+  const { cpus, gpus, memory, resources, storeBytes, prestart, idleTimeoutMs } = options
+  const { startDaemon } = await import('../daemon/start.ts')
+  const wanted = { cpus, gpus, memoryBytes: memory, resources, storeBytes, prestart, idleTimeoutMs }
+  return await startDaemon({ embedded: true, ...(Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)) as object) })
+}
+
+interface Found {
+  readonly address: string
+  readonly token: string
+  readonly sessionDir: string
+}
+
+async function locate(address: string, token: string | undefined): Promise<Found> {
+  if (address !== 'auto' && !address.startsWith('unix:/')) {
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'address', got: JSON.stringify(address), expected: '"auto" or "unix:/path/node.sock"' })
+  }
+  const { findCluster } = await import('../daemon/session.ts')
+  const found = findCluster(address)
+  if (!found) throw new BeamlineError('START_FAILED', { what: 'the connection to the running head', reason: 'there is none on this machine; `beamline start --head` starts one' })
+  return { address: found.address, token: token ?? found.token, sessionDir: dirname(found.address.slice('unix:'.length)) }
+}
+
+function jobConfig(options: InitOptions): JobConfig {
+  const entry = process.argv[1] ?? ''
+  return {
+    name: basename(entry) || 'driver',
+    namespace: options.namespace ?? 'default',
+    cwd: process.cwd(),
+    entry: entry.startsWith('file:') ? fileURLToPath(entry) : entry,
+    execArgv: [...process.execArgv],
+    env: { ...options.env },
+    logToDriver: options.logToDriver ?? true,
+  }
+}
+
+/** Leave the cluster; see {@link Cluster.shutdown}. Does nothing when there is none. */
+export async function shutdown(): Promise<void> {
+  await stopping?.()
+}
+
+// ---------------------------------------------------------------- Ctrl-C
+
+let interrupted = false
+let onSignal: ((signal: NodeJS.Signals) => void) | undefined
+
+/** Ctrl-C once: cancel, stop the cluster, exit with 130. Twice: at once. Programs with a handler of their own keep it. */
+function installSignalHandlers(daemon: DaemonHandle | undefined): void {
+  interrupted = false
+  onSignal = (signal) => {
+    if (process.listenerCount(signal) > 1) return
+    const code = 128 + constants.signals[signal]
+    if (interrupted) {
+      if (daemon) killNow(daemon.pid)
+      process.exit(code)
+    }
+    interrupted = true
+    process.stderr.write(`\n${signal}: stopping the cluster; again to stop at once\n`)
+    void shutdown().finally(() => process.exit(code))
+    // Keep the second signal: shutdown removed the handler.
+    if (onSignal) process.on(signal, onSignal)
+  }
+  process.on('SIGINT', onSignal)
+  process.on('SIGTERM', onSignal)
+}
+
+function removeSignalHandlers(): void {
+  if (!onSignal) return
+  process.off('SIGINT', onSignal)
+  process.off('SIGTERM', onSignal)
+}
+
+function killNow(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch {
+    // gone already
+  }
+}
+
+/** Facts of the cluster that this process belongs to. Resources in plain numbers, sizes in bytes. */
+export function clusterInfo(): { readonly id: string; readonly node: string; readonly process: string; readonly cpus: number; readonly gpus: number; readonly memory: number; readonly storeBytes: number; readonly resources: Readonly<Record<string, number>> } {
+  const { cluster, process: id } = current('clusterInfo()')
+  const { cpus = 0, gpus = 0, memoryBytes = 0, custom = {} } = cluster.total ?? {}
+  return {
+    id: cluster.cluster, node: cluster.node, process: id, cpus: cpus / 10_000, gpus: gpus / 10_000, memory: memoryBytes, storeBytes: cluster.storeBytes,
+    resources: Object.fromEntries(Object.entries(custom).map(([name, amount]) => [name, amount / 10_000])),
+  }
+}

@@ -1,0 +1,114 @@
+/**
+ * References to objects, and streams of them, as users hold them.
+ */
+import type { ItemStream } from '../core/item-stream.ts'
+import type { ObjectEntry } from '../core/object-entry.ts'
+import { current } from '../core/current.ts'
+import { EXTERNAL } from '../core/values.ts'
+import { BeamlineError } from '../errors.ts'
+
+const released = new FinalizationRegistry<ObjectEntry>((entry) => entry.unhold())
+
+let entryOfRef: (ref: ObjectRef<unknown>) => ObjectEntry
+
+/**
+ * A reference to a value that exists, or will, somewhere in the cluster. Not thenable on purpose: an async function may
+ * return one. Read it with {@link get}; pass it as an argument and the callee gets the value; put it inside an
+ * argument and the callee gets the reference.
+ *
+ * The object lives as long as any reference to it does, on any process. References are let go when they are collected,
+ * by `using`, or by {@link ObjectRef.release}.
+ */
+export class ObjectRef<T> {
+  /** Only for the type system: what the reference refers to. */
+  declare readonly type: T
+  #entry: ObjectEntry | undefined
+
+  static {
+    entryOfRef = (ref) => {
+      if (ref.#entry) return ref.#entry
+      throw new BeamlineError('INVALID_ARGUMENT', { what: 'an ObjectRef', got: 'released', expected: 'one that is still held' })
+    }
+  }
+
+  /** Made by the runtime only. */
+  constructor(entry: ObjectEntry) {
+    this.#entry = entry.hold()
+    released.register(this, entry, this)
+  }
+
+  /** `<owner process>:<number>`; the same on every process. */
+  get id(): string {
+    return current().references.name(entryOfRef(this))
+  }
+
+  /** Lets go of the object now instead of at collection. The reference cannot be used afterwards. */
+  release(): void {
+    const entry = this.#entry
+    if (!entry) return
+    this.#entry = undefined
+    released.unregister(this)
+    entry.unhold()
+  }
+
+  [Symbol.dispose](): void {
+    this.release()
+  }
+
+  toString(): string {
+    return this.#entry ? `ObjectRef(${this.id})` : 'ObjectRef(released)'
+  }
+
+  toJSON(): string {
+    return this.toString()
+  }
+}
+
+Object.defineProperty(ObjectRef.prototype, EXTERNAL, { value: true })
+
+/** The entry behind a value that is an ObjectRef; undefined for anything else. Throws for a released one. */
+export function entryOf(value: unknown): ObjectEntry | undefined {
+  return value instanceof ObjectRef ? entryOfRef(value) : undefined
+}
+
+const dropped = new FinalizationRegistry<ItemStream>((stream) => stream.stop())
+
+/**
+ * The items of a streaming task, as references, in order and while it still runs. Breaking out of the loop, disposing,
+ * or dropping the stream stops the producer.
+ *
+ * @example
+ * for await (const ref of numbers.remote(10)) console.log(await get(ref))
+ */
+export class ObjectRefStream<T> implements AsyncIterableIterator<ObjectRef<T>, undefined> {
+  readonly #stream: ItemStream
+
+  /** Made by the runtime only. */
+  constructor(stream: ItemStream) {
+    this.#stream = stream
+    dropped.register(this, stream, this)
+  }
+
+  [Symbol.asyncIterator](): this {
+    return this
+  }
+
+  /** The reference of the next item. Rejects with the error that ended the stream. */
+  async next(): Promise<IteratorResult<ObjectRef<T>, undefined>> {
+    const entry = await this.#stream.take()
+    if (!entry) return { done: true, value: undefined }
+    const ref = new ObjectRef<T>(entry)
+    entry.unhold()
+    return { done: false, value: ref }
+  }
+
+  async return(): Promise<IteratorResult<ObjectRef<T>, undefined>> {
+    dropped.unregister(this)
+    this.#stream.stop()
+    return { done: true, value: undefined }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.return()
+  }
+}

@@ -1,0 +1,84 @@
+/**
+ * Placement groups: resources reserved together.
+ */
+import { current } from '../core/current.ts'
+import type { GroupRecord, Strategy } from '../core/groups.ts'
+import { BeamlineError } from '../errors.ts'
+import { checkNames, toResources } from './options.ts'
+
+/** Resources of one bundle. */
+export interface Bundle {
+  readonly cpus?: number
+  readonly gpus?: number
+  /** Bytes. */
+  readonly memory?: number
+  readonly resources?: Readonly<Record<string, number>>
+}
+
+export interface PlacementGroupOptions {
+  /** PACK (default): on few nodes. SPREAD: on many. STRICT_PACK: on one. STRICT_SPREAD: each on another. */
+  readonly strategy?: Strategy
+  readonly name?: string
+  /** Outlives the process that made it. Default false. */
+  readonly detached?: boolean
+}
+
+/** A reservation; tasks and actors use it through their `placementGroup` option. */
+export class PlacementGroup {
+  readonly #record: GroupRecord
+  /** 16 hex digits. */
+  readonly id: string
+  readonly bundleCount: number
+
+  /** Made by {@link placementGroup}. */
+  constructor(record: GroupRecord, bundleCount: number) {
+    this.#record = record
+    this.id = record.id
+    this.bundleCount = bundleCount
+  }
+
+  /**
+   * Resolves when all bundles are reserved.
+   *
+   * @throws {@link BeamlineError} `INFEASIBLE` when the cluster can never hold them
+   */
+  async ready(): Promise<void> {
+    while (this.#record.state === 'PENDING') await current('PlacementGroup.ready').groups.changed(this.#record)
+    if (this.#record.state === 'CREATED') return
+    throw this.#record.cause ?? new BeamlineError('CANCELLED', { task: `placement group ${this.id}`, reason: 'it was removed' })
+  }
+
+  /** Gives the resources back; what still runs in the group is killed. Resolves when that is done. */
+  async remove(): Promise<void> {
+    if (this.#record.state === 'REMOVED') return
+    const { groups } = current('PlacementGroup.remove')
+    groups.remove(this.#record)
+    for (let state: string = this.#record.state; state !== 'REMOVED'; state = this.#record.state) await groups.changed(this.#record)
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.remove()
+  }
+}
+
+/**
+ * Reserve resources for tasks and actors that belong together: all bundles or none.
+ *
+ * @param bundles - at least one; what each holds
+ * @example
+ * await using group = placementGroup([{ cpus: 1 }, { cpus: 1 }], { strategy: 'STRICT_PACK' })
+ * await group.ready()
+ * await get(f.options({ placementGroup: group, bundleIndex: 0 }).remote())
+ */
+export function placementGroup(bundles: readonly Bundle[], options: PlacementGroupOptions = {}): PlacementGroup {
+  const { strategy = 'PACK', name = '', detached = false } = options
+  checkNames('placementGroup', options, ['strategy', 'name', 'detached'])
+  if (bundles.length === 0) throw new BeamlineError('INVALID_ARGUMENT', { what: 'bundles', got: 'empty', expected: 'at least one bundle' })
+  const strategies: readonly string[] = ['PACK', 'SPREAD', 'STRICT_PACK', 'STRICT_SPREAD']
+  if (!strategies.includes(strategy)) throw new BeamlineError('INVALID_ARGUMENT', { what: 'strategy', got: strategy, expected: strategies.join(', ') })
+  const resources = bundles.map((bundle) => {
+    checkNames('a bundle', bundle, ['cpus', 'gpus', 'memory', 'resources'])
+    return toResources(bundle, 0)
+  })
+  return new PlacementGroup(current('placementGroup').groups.create(resources, strategy, name, detached), bundles.length)
+}

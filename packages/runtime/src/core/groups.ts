@@ -1,0 +1,62 @@
+/**
+ * Placement groups as their users see them: state follows the node.
+ */
+import { randomBytes } from 'node:crypto'
+import { BeamlineError } from '../errors.ts'
+import type { GroupState, Resources } from '../net/gen/node.ts'
+import type { Runtime } from './runtime.ts'
+import { wireError } from './wire-error.ts'
+
+export type Strategy = 'PACK' | 'SPREAD' | 'STRICT_PACK' | 'STRICT_SPREAD'
+
+/** One group at one of its users. */
+export interface GroupRecord {
+  readonly id: string
+  state: 'PENDING' | 'CREATED' | 'REMOVED'
+  cause: Error | undefined
+  readonly waiting: (() => void)[]
+}
+
+export class Groups {
+  readonly #runtime: Runtime
+  readonly #groups = new Map<string, GroupRecord>()
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime
+  }
+
+  create(bundles: Resources[], strategy: Strategy, name: string, detached: boolean): GroupRecord {
+    const record: GroupRecord = { id: randomBytes(8).toString('hex'), state: 'PENDING', cause: this.#runtime.lost, waiting: [] }
+    if (record.cause) record.state = 'REMOVED'
+    else this.#groups.set(record.id, record)
+    this.#runtime.sendToNode({ body: { $case: 'groupCreate', value: { group: record.id, name, strategy, bundles, detached } } })
+    return record
+  }
+
+  /** Resolves at the next change of the group. */
+  changed(record: GroupRecord): Promise<void> {
+    return new Promise((resolve) => record.waiting.push(resolve))
+  }
+
+  remove(record: GroupRecord): void {
+    this.#runtime.sendToNode({ body: { $case: 'groupRemove', value: { group: record.id } } })
+  }
+
+  stateChanged(message: GroupState): void {
+    const record = this.#groups.get(message.group)
+    if (!record) return
+    record.state = message.state as GroupRecord['state']
+    if (message.cause) record.cause = wireError(message.cause)
+    if (record.state === 'REMOVED') this.#groups.delete(record.id)
+    for (const resolve of record.waiting.splice(0)) resolve()
+  }
+
+  failAll(error: Error): void {
+    for (const record of this.#groups.values()) {
+      record.state = 'REMOVED'
+      record.cause = BeamlineError.is(error) ? error : new BeamlineError('NODE_DIED', { reason: error.message })
+      for (const resolve of record.waiting.splice(0)) resolve()
+    }
+    this.#groups.clear()
+  }
+}

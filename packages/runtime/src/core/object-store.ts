@@ -1,0 +1,154 @@
+/**
+ * This process's side of the shared-memory store: writes values into its slabs, maps places for reading, and tells
+ * the node where the objects that it owns lie. Loads the native part at the first large object.
+ */
+import type { NodeMessage, ProcessMessage, StoredObject, StoredPlace } from '../net/gen/node.ts'
+import type { Place, Ref } from '../net/gen/peer.ts'
+import type { Encoded } from '../objects/codec.ts'
+import { write } from '../objects/codec.ts'
+import { BeamlineError } from '../errors.ts'
+import { wireError } from './wire-error.ts'
+
+type Segments = typeof import('../objects/segments.ts')
+type Granted = { segment: string; path: string; bytes: number }
+type NodeBody<K extends string> = Extract<NonNullable<NodeMessage['body']>, { $case: K }>['value']
+
+export class ObjectStore {
+  readonly #send: (message: ProcessMessage) => void
+  #loading: Promise<Segments> | undefined
+  #pool: InstanceType<Segments['SegmentPool']> | undefined
+  #mapper: InstanceType<Segments['ObjectMapper']> | undefined
+  #requests = new Map<number, { resolve: (granted: Granted) => void; reject: (error: Error) => void }>()
+  #nextRequest = 1
+  /** Additions and removals since the last flush, in order: a block may be freed and taken again within one turn. */
+  #changes: ({ added: StoredObject } | { freed: StoredPlace })[] = []
+  #scheduled = false
+  /** Segments that this process writes, to reuse its own blocks at once. */
+  #mine = new Set<string>()
+  /** Bytes of objects that this process owns in shared memory. */
+  ownedBytes = 0
+
+  constructor(send: (message: ProcessMessage) => void) {
+    this.#send = send
+  }
+
+  /** Loads the native part; needed before `map` of a place that arrived. */
+  async ready(): Promise<void> {
+    this.#loading ??= import('../objects/segments.ts')
+    const { SegmentPool, ObjectMapper } = await this.#loading
+    this.#mapper ??= new ObjectMapper()
+    this.#pool ??= new SegmentPool(
+      (bytes) => this.#request(bytes),
+      (segment) => {
+        this.#mine.delete(segment)
+        this.#send({ body: { $case: 'segmentReturn', value: { segment } } })
+      },
+    )
+  }
+
+  get isReady(): boolean {
+    return this.#mapper !== undefined
+  }
+
+  #request(bytes: number): Promise<Granted> {
+    const request = this.#nextRequest++
+    this.#flush()
+    this.#send({ body: { $case: 'segmentRequest', value: { request, bytes } } })
+    return new Promise((resolve, reject) => this.#requests.set(request, { resolve, reject }))
+  }
+
+  granted(grant: NodeBody<'segmentGrant'>): void {
+    const waiting = this.#requests.get(grant.request)
+    this.#requests.delete(grant.request)
+    if (!waiting) return
+    if (grant.failure) waiting.reject(wireError(grant.failure))
+    else {
+      this.#mine.add(grant.segment)
+      waiting.resolve({ segment: grant.segment, path: grant.path, bytes: grant.bytes })
+    }
+  }
+
+  /** Copies an encoded value into shared memory. `object` is the identity under which its owner knows it. */
+  async write(encoded: Encoded, object: Ref): Promise<Place> {
+    if (!this.#pool) await this.ready()
+    const allocated = this.#pool!.allocate(encoded.byteLength)
+    const block = allocated instanceof Promise ? await allocated : allocated
+    try {
+      write(encoded, block.view)
+    } catch (error) {
+      this.#pool!.free(block.segment, block.offset, block.bytes)
+      throw error
+    }
+    return { path: block.path, segment: block.segment, offset: block.offset, bytes: encoded.byteLength, object }
+  }
+
+  /** The bytes of a place; `onCollected` runs when no view of them is left. */
+  map(place: Place, onCollected: () => void): Uint8Array {
+    try {
+      return this.#mapper!.map(place, onCollected)
+    } catch (error) {
+      const name = `${place.object?.owner}:${place.object?.object}`
+      throw new BeamlineError('OBJECT_LOST', { object: name, reason: `its memory ${place.path} cannot be mapped: ${(error as Error).message}` }, { cause: error })
+    }
+  }
+
+  /** The owner learned where its object lies. */
+  own(place: Place, object: number, label: string): void {
+    this.ownedBytes += place.bytes
+    this.#changes.push({ added: { segment: place.segment, offset: place.offset, bytes: place.bytes, object, label } })
+    this.#schedule()
+  }
+
+  /** The owner needs its object no longer. */
+  disown(place: Place): void {
+    this.ownedBytes -= place.bytes
+    this.#changes.push({ freed: { segment: place.segment, offset: place.offset, bytes: place.bytes } })
+    this.#schedule()
+    if (this.#mine.has(place.segment)) this.#pool?.free(place.segment, place.offset, place.bytes)
+  }
+
+  /** A place that was written here and never reached its owner. */
+  abandon(place: Place): void {
+    if (this.#mine.has(place.segment)) this.#pool?.free(place.segment, place.offset, place.bytes)
+  }
+
+  blocksFreed(places: readonly StoredPlace[]): void {
+    for (const place of places) if (this.#mine.has(place.segment)) this.#pool?.free(place.segment, place.offset, place.bytes)
+  }
+
+  /** Gives empty slabs back to the node. */
+  releaseEmpty(): void {
+    this.#pool?.releaseEmpty()
+  }
+
+  #schedule(): void {
+    if (this.#scheduled) return
+    this.#scheduled = true
+    queueMicrotask(() => this.#flush())
+  }
+
+  #flush(): void {
+    this.#scheduled = false
+    const changes = this.#changes
+    this.#changes = []
+    for (let i = 0; i < changes.length; ) {
+      const objects: StoredObject[] = []
+      const places: StoredPlace[] = []
+      for (let change = changes[i]; change && 'added' in change; change = changes[++i]) objects.push(change.added)
+      for (let change = changes[i]; change && 'freed' in change; change = changes[++i]) places.push(change.freed)
+      if (objects.length > 0) this.#send({ body: { $case: 'objectsAdded', value: { objects } } })
+      if (places.length > 0) this.#send({ body: { $case: 'objectsFreed', value: { places } } })
+    }
+  }
+
+  /** The node is gone: nobody grants segments any more. */
+  fail(error: Error): void {
+    for (const { reject } of this.#requests.values()) reject(error)
+    this.#requests.clear()
+  }
+
+  close(): void {
+    this.#pool?.close()
+    this.#mapper?.close()
+  }
+}

@@ -1,0 +1,219 @@
+/**
+ * The references of one process: the objects that it owns, those that it borrows, and the borrowing protocol.
+ *
+ * Rules that keep an object alive while anybody can still reach it:
+ * - Whoever sends a reference holds it until the receiver has borrowed it (a task's arguments until `Done`, a
+ *   result's references until `ResultReceived`, the inside of an object as long as the object lives).
+ * - A borrower tells the owner with BorrowAdd, and sends nothing that would let go of the outer reference
+ *   (`Done`, `ResultReceived`, BorrowRemove) before the owner has confirmed, unless it goes to the owner itself.
+ */
+import { BeamlineError } from '../errors.ts'
+import type { PeerMessage, Ref, Value } from '../net/gen/peer.ts'
+import { type EntryHome, ObjectEntry, type Stored, type Waiter } from './object-entry.ts'
+
+/** What the table needs of its process. */
+export interface ReferencePort {
+  readonly process: string
+  readonly address: string
+  send(process: string, address: string, message: PeerMessage): void
+  /** The object is gone: give back its memory and let go of what it contains. */
+  discard(entry: ObjectEntry, stored: Stored): void
+  toWire(stored: Stored): Value
+  fromWire(value: Value): Stored
+}
+
+const LOST = (object: string, reason: string): BeamlineError => new BeamlineError('OBJECT_LOST', { object, reason })
+
+export class References implements EntryHome {
+  readonly #port: ReferencePort
+  #next = 1
+  /** Owned entries that other processes know by number. */
+  readonly #shared = new Map<number, ObjectEntry>()
+  readonly #borrowed = new Map<string, Map<number, ObjectEntry>>()
+  readonly #newBorrows = new Map<string, { address: string; numbers: number[] }>()
+  #flushScheduled = false
+  /** BorrowAdd messages per owner that are not confirmed. */
+  readonly #unconfirmed = new Map<string, number>()
+  #afterConfirmation: (() => void)[] = []
+  /** Entries of this process that somebody holds; for leak checks. */
+  owned = 0
+
+  constructor(port: ReferencePort) {
+    this.#port = port
+  }
+
+  /** Takes `count` consecutive numbers and returns the first. */
+  reserve(count: number): number {
+    const first = this.#next
+    this.#next += count
+    return first
+  }
+
+  /** A pending object of this process. */
+  create(number: number = this.reserve(1), home: EntryHome = this): ObjectEntry {
+    this.owned++
+    return new ObjectEntry(number, home)
+  }
+
+  get borrowedCount(): number {
+    let count = 0
+    for (const entries of this.#borrowed.values()) count += entries.size
+    return count
+  }
+
+  /** `<owner>:<number>`, for people. */
+  name(entry: ObjectEntry): string {
+    return `${entry.owner ?? this.#port.process}:${entry.number}`
+  }
+
+  /** The form in which a reference leaves the process. */
+  toRef(entry: ObjectEntry): Ref {
+    if (entry.owner !== undefined) return { owner: entry.owner, address: entry.ownerAddress ?? '', object: entry.number }
+    if (!entry.shared) {
+      entry.shared = true
+      this.#shared.set(entry.number, entry)
+    }
+    return { owner: this.#port.process, address: this.#port.address, object: entry.number }
+  }
+
+  /** The entry of a reference that arrived. The caller holds it at once. */
+  borrow(ref: Ref): ObjectEntry {
+    if (ref.owner === this.#port.process) {
+      const entry = this.#shared.get(ref.object)
+      if (entry) return entry
+      const lost = this.create(ref.object)
+      lost.settle({ kind: 'error', error: LOST(`${ref.owner}:${ref.object}`, 'its owner released it') })
+      return lost
+    }
+    let entries = this.#borrowed.get(ref.owner)
+    if (!entries) {
+      entries = new Map()
+      this.#borrowed.set(ref.owner, entries)
+    }
+    let entry = entries.get(ref.object)
+    if (!entry) {
+      entry = new ObjectEntry(ref.object, this, ref.owner, ref.address)
+      entries.set(ref.object, entry)
+      this.#announce(ref)
+    }
+    return entry
+  }
+
+  #announce(ref: Ref): void {
+    const batch = this.#newBorrows.get(ref.owner)
+    if (batch) batch.numbers.push(ref.object)
+    else {
+      this.#newBorrows.set(ref.owner, { address: ref.address, numbers: [ref.object] })
+      this.#unconfirmed.set(ref.owner, (this.#unconfirmed.get(ref.owner) ?? 0) + 1)
+    }
+    if (this.#flushScheduled) return
+    this.#flushScheduled = true
+    queueMicrotask(() => this.#flushBorrows())
+  }
+
+  #flushBorrows(): void {
+    this.#flushScheduled = false
+    for (const [owner, { address, numbers }] of this.#newBorrows) {
+      this.#port.send(owner, address, { body: { $case: 'borrowAdd', value: { objects: numbers, barrier: 0 } } })
+    }
+    this.#newBorrows.clear()
+  }
+
+  /** Runs `action`, which sends to `receiver`, once every owner knows what this process has borrowed so far. */
+  whenBorrowed(receiver: string, action: () => void): void {
+    if (this.#newBorrows.size > 0) this.#flushBorrows()
+    if (this.#unconfirmed.size === 0 || (this.#unconfirmed.size === 1 && this.#unconfirmed.has(receiver))) action()
+    else this.#afterConfirmation.push(action)
+  }
+
+  borrowConfirmed(owner: string): void {
+    const left = (this.#unconfirmed.get(owner) ?? 0) - 1
+    if (left > 0) this.#unconfirmed.set(owner, left)
+    else this.#unconfirmed.delete(owner)
+    this.#releaseBarrier()
+  }
+
+  #releaseBarrier(): void {
+    if (this.#unconfirmed.size > 0) return
+    const actions = this.#afterConfirmation
+    this.#afterConfirmation = []
+    for (const action of actions) action()
+  }
+
+  /** Asks the owner for a borrowed object that somebody waits for. */
+  want(entry: ObjectEntry): void {
+    if (entry.owner === undefined || entry.stored || entry.producer) return
+    entry.producer = { label: 'fetch' }
+    if (this.#newBorrows.size > 0) this.#flushBorrows()
+    this.#port.send(entry.owner, entry.ownerAddress ?? '', { body: { $case: 'objectRequest', value: { objects: [entry.number] } } })
+  }
+
+  objectArrived(owner: string, number: number, value: Value): void {
+    const stored = this.#port.fromWire(value)
+    const entry = this.#borrowed.get(owner)?.get(number)
+    if (!entry?.settle(stored)) this.#port.discard(new ObjectEntry(number, this, owner), stored)
+  }
+
+  /** An entry that nobody holds: free what it stands for, or tell its owner. */
+  dropped(entry: ObjectEntry): void {
+    const { owner } = entry
+    if (owner === undefined) {
+      if (entry.shared) this.#shared.delete(entry.number)
+      this.owned--
+    } else {
+      const entries = this.#borrowed.get(owner)
+      if (entries?.get(entry.number) === entry) {
+        entries.delete(entry.number)
+        if (entries.size === 0) this.#borrowed.delete(owner)
+        this.whenBorrowed(owner, () =>
+          this.#port.send(owner, entry.ownerAddress ?? '', { body: { $case: 'borrowRemove', value: { objects: [entry.number] } } }),
+        )
+      }
+    }
+    if (entry.stored) this.#port.discard(entry, entry.stored)
+  }
+
+  // ---------------------------------------------------------------- as owner
+
+  borrowAdded(process: string, numbers: readonly number[]): void {
+    for (const number of numbers) this.#shared.get(number)?.addBorrower(process)
+  }
+
+  borrowRemoved(process: string, numbers: readonly number[]): void {
+    for (const number of numbers) this.#shared.get(number)?.removeBorrower(process)
+  }
+
+  /** Sends each requested object when it is ready. */
+  objectsRequested(numbers: readonly number[], reply: (number: number, value: Value) => void): void {
+    for (const number of numbers) {
+      const entry = this.#shared.get(number)
+      if (!entry) {
+        const error = LOST(`${this.#port.process}:${number}`, 'its owner released it')
+        reply(number, this.#port.toWire({ kind: 'error', error }))
+      } else if (entry.stored) reply(number, this.#port.toWire(entry.stored))
+      else {
+        const waiter: Waiter = { entryReady: (ready) => reply(number, this.#port.toWire(ready.stored as Stored)) }
+        entry.addWaiter(waiter)
+      }
+    }
+  }
+
+  /** A process is gone: what it borrowed is let go, what it owned and was not here yet is lost. */
+  processLost(process: string): void {
+    for (const entry of [...this.#shared.values()]) entry.removeBorrower(process, true)
+    const entries = this.#borrowed.get(process)
+    this.#borrowed.delete(process)
+    this.#newBorrows.delete(process)
+    this.#unconfirmed.delete(process)
+    for (const entry of entries?.values() ?? []) {
+      if (entry.stored) continue
+      entry.settle({ kind: 'error', error: new BeamlineError('OWNER_DIED', { object: this.name(entry), owner: process }) })
+    }
+    this.#releaseBarrier()
+  }
+
+  /** The node is gone: nothing pending can become ready. */
+  failAll(error: Error): void {
+    for (const entries of this.#borrowed.values()) for (const entry of entries.values()) entry.settle({ kind: 'error', error })
+  }
+}

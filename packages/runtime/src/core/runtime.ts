@@ -1,0 +1,355 @@
+/**
+ * One process of the cluster (driver or worker): wires its parts together and hands each message to the part that it
+ * is for. Holds no logic of its own beyond attaching and letting go.
+ */
+import { EventEmitter, once } from 'node:events'
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import { setFlagsFromString } from 'node:v8'
+import { runInNewContext } from 'node:vm'
+import { debug } from '../debug.ts'
+import { BeamlineError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
+import { dial, type Link, listen, NODE_SERVICE, type Server } from '../net/link.ts'
+import type { JobConfig, LogLines, NodeMessage, ProcessMessage, Welcome, WorkerLost } from '../net/gen/node.ts'
+import type { PeerMessage, Value } from '../net/gen/peer.ts'
+import { Actors } from './actors.ts'
+import { Executor } from './executor.ts'
+import { Groups } from './groups.ts'
+import type { ObjectEntry, Stored } from './object-entry.ts'
+import { ObjectStore } from './object-store.ts'
+import { type Peer, type PeerPort, Peers } from './peers.ts'
+import { type ReferencePort, References } from './references.ts'
+import { type LocalReport, report } from './report.ts'
+import { Submitter } from './submitter.ts'
+import { type ExternalKinds, Values } from './values.ts'
+import { wireError } from './wire-error.ts'
+
+const log = debug('core')
+
+export interface AttachOptions {
+  readonly kind: 'driver' | 'worker'
+  readonly process: string
+  /** Where this process listens: `unix:/…`. */
+  readonly address: string
+  readonly nodeAddress: string
+  readonly token: string
+  /** Drivers only. */
+  readonly job: JobConfig | undefined
+  readonly kinds: ExternalKinds
+}
+
+/** What the runtime tells its process. */
+export interface RuntimeEvents {
+  assign: [Extract<NonNullable<NodeMessage['body']>, { $case: 'assign' }>['value']]
+  exit: [string]
+  terminate: [string]
+  logLines: [LogLines]
+  warning: [string]
+  /** The connection to the node is gone, with the reason; undefined when this process ended it. */
+  closed: [Error | undefined]
+}
+
+export class Runtime implements ReferencePort, PeerPort {
+  readonly kind: 'driver' | 'worker'
+  readonly process: string
+  readonly address: string
+  readonly kinds: ExternalKinds
+  readonly references: References
+  readonly store: ObjectStore
+  readonly values: Values
+  readonly peers: Peers
+  readonly submitter: Submitter
+  readonly actors: Actors
+  readonly groups: Groups
+  readonly executor: Executor
+  readonly events: EventEmitter<RuntimeEvents> = new EventEmitter()
+  readonly #node: Link<ProcessMessage, NodeMessage>
+  #server: Server | undefined
+  #welcome: Welcome | undefined
+  #closing = false
+  /** Set once the node is gone. */
+  lost: Error | undefined
+  readonly #reported = new Map<string, WorkerLost>()
+  /** Namespace of named actors in this process. */
+  namespace = ''
+  #queries = new Map<number, (json: string) => void>()
+  #nextQuery = 1
+
+  private constructor(options: AttachOptions) {
+    this.kind = options.kind
+    this.process = options.process
+    this.address = options.address
+    this.kinds = options.kinds
+    this.references = new References(this)
+    this.store = new ObjectStore((message) => this.sendToNode(message))
+    this.values = new Values(this.references, this.store, options.kinds)
+    this.peers = new Peers(options.process, options.address, options.token, this)
+    this.submitter = new Submitter(this)
+    this.actors = new Actors(this)
+    this.groups = new Groups(this)
+    this.executor = new Executor(this)
+    this.#node = dial(NODE_SERVICE, options.nodeAddress, options.token)
+  }
+
+  /** Joins the node at `nodeAddress`. */
+  static async attach(options: AttachOptions): Promise<Runtime> {
+    const runtime = new Runtime(options)
+    const welcomed = new Promise<Welcome>((resolve, reject) => {
+      runtime.#node.onMessage((message) => {
+        if (message.body?.$case === 'welcome') resolve(message.body.value)
+        else runtime.#nodeMessage(message)
+      })
+      runtime.#node.onClose((error) => {
+        reject(error ?? new BeamlineError('NODE_DIED', { reason: 'it closed the connection' }))
+        runtime.#nodeLost(error)
+      })
+    })
+    welcomed.catch(() => undefined)
+    runtime.#server = await listen(options.address, options.token, { peer: (link) => runtime.peers.accept(link) })
+    const { process: id, kind, address, job } = options
+    runtime.sendToNode({ body: { $case: 'hello', value: { process: id, kind, pid: process.pid, address, job } } })
+    runtime.#welcome = await welcomed
+    if (job) runtime.namespace = job.namespace
+    return runtime
+  }
+
+  /** Facts of the cluster that this process belongs to. */
+  get cluster(): Welcome {
+    return this.#welcome as Welcome
+  }
+
+  sendToNode(message: ProcessMessage): void {
+    this.#node.send(message)
+  }
+
+  send(process: string, address: string, message: PeerMessage): void {
+    if (!this.#closing) this.peers.get(process, address).link.send(message)
+  }
+
+  // ---------------------------------------------------------------- values
+
+  toWire(stored: Stored): Value {
+    return this.values.toWire(stored)
+  }
+
+  fromWire(value: Value): Stored {
+    return this.values.fromWire(value)
+  }
+
+  discard(entry: ObjectEntry, stored: Stored): void {
+    if (stored.kind !== 'bytes' && stored.kind !== 'place') return
+    if (stored.extras) this.values.letGo(stored.extras)
+    if (stored.kind === 'place' && entry.owner === undefined) this.store.disown(stored.place)
+  }
+
+  /** Stores a value as an object of this process; the entry is held for the caller. Synchronous unless it is large. */
+  storeOwned(value: unknown, what: string, label: string, inlineMax?: number): ObjectEntry | Promise<ObjectEntry> {
+    const entry = this.references.create().hold()
+    const settle = (stored: Stored): ObjectEntry => {
+      if (stored.kind === 'place') this.store.own(stored.place, entry.number, label)
+      entry.settle(stored)
+      return entry
+    }
+    try {
+      const stored = this.values.store(value, what, () => this.references.toRef(entry), inlineMax)
+      if (!(stored instanceof Promise)) return settle(stored)
+      return stored.then(settle, (error: unknown) => {
+        entry.unhold()
+        throw error
+      })
+    } catch (error) {
+      entry.unhold()
+      throw error
+    }
+  }
+
+  /** Resolves when the entry is ready, with a value or an error. */
+  ready(entry: ObjectEntry): Promise<void> {
+    if (entry.stored) return Promise.resolve()
+    return new Promise((resolve) => entry.addWaiter({ entryReady: () => resolve() }))
+  }
+
+  // ---------------------------------------------------------------- messages
+
+  message(peer: Peer, { body }: PeerMessage): void {
+    if (!body) return
+    switch (body.$case) {
+      case 'push':
+        return this.executor.push(peer, body.value)
+      case 'done':
+        return this.submitter.done(peer, body.value)
+      case 'template':
+        return this.executor.template(peer, body.value)
+      case 'item':
+        return this.submitter.item(peer, body.value)
+      case 'itemsConsumed':
+        return this.executor.itemsConsumed(peer, body.value)
+      case 'cancel':
+        return this.executor.cancel(peer, body.value.task)
+      case 'takeBack':
+        return this.executor.takeBack(peer, body.value)
+      case 'takenBack':
+        return this.submitter.takenBack(body.value)
+      case 'objectRequest':
+        return this.references.objectsRequested(body.value.objects, (object, value) =>
+          peer.link.send({ body: { $case: 'objectReply', value: { object, value } } }),
+        )
+      case 'objectReply':
+        if (body.value.value) this.references.objectArrived(peer.process, body.value.object, body.value.value)
+        return
+      case 'borrowAdd':
+        this.references.borrowAdded(peer.process, body.value.objects)
+        peer.link.send({ body: { $case: 'borrowAdded', value: { barrier: body.value.barrier } } })
+        return
+      case 'borrowAdded':
+        return this.references.borrowConfirmed(peer.process)
+      case 'borrowRemove':
+        return this.references.borrowRemoved(peer.process, body.value.objects)
+      case 'resultReceived':
+        return this.executor.resultReceived(peer, body.value.task)
+      case 'introduce':
+        return
+    }
+  }
+
+  #nodeMessage({ body }: NodeMessage): void {
+    if (!body) return
+    switch (body.$case) {
+      case 'leaseGranted':
+        return this.submitter.granted(body.value.key, body.value.lease, body.value.worker, body.value.address)
+      case 'leaseReclaim':
+        return this.submitter.reclaim(body.value.lease)
+      case 'workerLost':
+        return this.#workerLost(body.value)
+      case 'actorCreated':
+        return this.actors.created(body.value.request, body.value.actor, body.value.failure)
+      case 'actorStart':
+        void this.executor.startActor(body.value)
+        return
+      case 'actorState':
+        return this.actors.stateChanged(body.value)
+      case 'actorFound':
+        return this.actors.found(body.value.request, body.value.actor, body.value.handle)
+      case 'actorTerminate':
+        this.events.emit('terminate', body.value.reason)
+        return
+      case 'groupState':
+        return this.groups.stateChanged(body.value)
+      case 'segmentGrant':
+        return this.store.granted(body.value)
+      case 'blocksFreed':
+        return this.store.blocksFreed(body.value.places)
+      case 'releaseMemory':
+        void this.#releaseMemory()
+        return
+      case 'infeasible': {
+        const error = wireError({ code: 'INFEASIBLE', detailsJson: body.value.detailsJson })
+        this.events.emit('warning', body.value.text)
+        return this.submitter.infeasible(body.value.key, error)
+      }
+      case 'logLines':
+        this.events.emit('logLines', body.value)
+        return
+      case 'query':
+        this.sendToNode({ body: { $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify(this.report(body.value.limit)) } } })
+        return
+      case 'queryReply':
+        this.#queries.get(body.value.request)?.(body.value.json)
+        this.#queries.delete(body.value.request)
+        return
+      case 'assign':
+        this.namespace = body.value.namespace
+        this.events.emit('assign', body.value)
+        return
+      case 'exit':
+        this.events.emit('exit', body.value.reason)
+        return
+      case 'welcome':
+        return
+    }
+  }
+
+  /** What this process knows that the node does not: its calls and small objects. */
+  report(limit: number): LocalReport {
+    return report(this, limit)
+  }
+
+  /** Asks the node for a list of its state. */
+  async query(what: string, limit: number): Promise<unknown> {
+    const request = this.#nextQuery++
+    this.sendToNode({ body: { $case: 'query', value: { request, what, limit } } })
+    return JSON.parse(await new Promise<string>((resolve) => this.#queries.set(request, resolve)))
+  }
+
+  async #releaseMemory(): Promise<void> {
+    setFlagsFromString('--expose-gc')
+    const collect = runInNewContext('gc') as () => void
+    collect()
+    await nextTurn() // finalizers run between turns
+    await nextTurn()
+    this.store.releaseEmpty()
+  }
+
+  // ---------------------------------------------------------------- losses
+
+  #workerLost(message: WorkerLost): void {
+    log(() => `worker ${message.worker} lost: ${message.cause?.code} ${message.cause?.detailsJson}`)
+    this.#reported.set(message.worker, message)
+    this.submitter.workerLost(message.worker, message.cause)
+    this.references.processLost(message.worker)
+    this.executor.ownerLost(message.worker)
+  }
+
+  /** A link to another process closed. */
+  linkLost(process: string): void {
+    this.references.processLost(process)
+    this.executor.ownerLost(process)
+    if (this.#reported.delete(process)) return
+    // The node knows why, and says so in a moment.
+    setTimeout(() => {
+      if (!this.#reported.delete(process)) this.submitter.workerLost(process, undefined)
+    }, LIMITS.lossNoticeMs).unref()
+  }
+
+  #nodeLost(error: Error | undefined): void {
+    if (this.#closing) {
+      this.events.emit('closed', undefined)
+      return
+    }
+    this.lost = BeamlineError.is(error) ? error : new BeamlineError('NODE_DIED', { reason: error?.message ?? 'it closed the connection' })
+    this.submitter.failAll(this.lost)
+    this.actors.failAll(this.lost)
+    this.groups.failAll(this.lost)
+    this.references.failAll(this.lost)
+    this.store.fail(this.lost)
+    this.events.emit('closed', this.lost)
+  }
+
+  /** A defect of this process: it must not go on with half a state. */
+  crash(error: unknown): void {
+    process.stderr.write(`${error instanceof Error ? error.stack : String(error)}\n`)
+    process.exit(70)
+  }
+
+  /** Leaves the cluster. With `shutdown` the node and all that it started ends too; resolves when it has. */
+  async close(shutdown: boolean, reason: string): Promise<void> {
+    if (this.#closing) return
+    this.#closing = true
+    const error = new BeamlineError('NODE_DIED', { reason })
+    this.submitter.failAll(error)
+    this.actors.failAll(error)
+    this.groups.failAll(error)
+    this.references.failAll(error)
+    this.store.fail(error)
+    this.executor.flushEvents()
+    this.peers.close()
+    if (!this.lost) {
+      const closed = once(this.events, 'closed')
+      if (shutdown) this.sendToNode({ body: { $case: 'shutdown', value: { reason } } })
+      this.#node.close()
+      await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, LIMITS.shutdownMs).unref())])
+    }
+    this.store.close()
+    await this.#server?.close()
+  }
+}

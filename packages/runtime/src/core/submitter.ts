@@ -1,0 +1,473 @@
+/**
+ * Tasks at their owner: from arguments to results, with retries, time limits and cancellation.
+ *
+ * Cost of a task without references: one record, one entry, one Push and one Done message; no message to the node
+ * while a lease is at hand.
+ */
+import { BeamlineError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
+import { debug } from '../debug.ts'
+import type { Failure, Shape } from '../net/gen/node.ts'
+import type { Done, Item, Push, TakenBack, Value } from '../net/gen/peer.ts'
+import { encodeInline } from '../objects/codec.ts'
+import type { ActorClient } from './actors.ts'
+import { ItemStream, STREAM_ITEMS_MAX } from './item-stream.ts'
+import type { ObjectEntry, Stored } from './object-entry.ts'
+import type { Peer } from './peers.ts'
+import type { Runtime } from './runtime.ts'
+import { runningTask } from './running-task.ts'
+import { type Lease, type ShapePort, ShapeQueue } from './shape-queue.ts'
+import { type CallTemplate, type Dependency, TaskRecord } from './task-record.ts'
+import { fromInline } from './values.ts'
+import { decodeError, wireError } from './wire-error.ts'
+
+const EMPTY = new Uint8Array(0)
+const NO_ENTRIES: readonly ObjectEntry[] = []
+const NO_DEPENDENCIES: readonly Dependency[] = []
+const log = debug('core')
+
+interface HeldLease {
+  readonly lease: Lease
+  readonly queue: ShapeQueue
+}
+
+/** Arguments as a record keeps them. */
+interface EncodedArguments {
+  readonly args: Uint8Array
+  readonly stored: Promise<ObjectEntry> | ObjectEntry | undefined
+  readonly dependencies: readonly Dependency[]
+}
+
+export class Submitter implements ShapePort {
+  readonly #runtime: Runtime
+  readonly #queues: ShapeQueue[] = []
+  readonly #queueByShape = new Map<string, ShapeQueue>()
+  readonly #shapes = new Map<ShapeQueue, { shape: Shape; label: string }>()
+  readonly #leases = new Map<number, HeldLease>()
+  readonly #pumping = new Set<ShapeQueue>()
+  readonly #wakes = new Map<ShapeQueue, NodeJS.Timeout>()
+  #pumpScheduled = false
+  #lost: Error | undefined
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime
+  }
+
+  /** The queue of a shape. Tasks that may not be started twice have queues of their own. */
+  queueFor(shape: Shape, exclusive: boolean, label: string): ShapeQueue {
+    const key = JSON.stringify([shape, exclusive])
+    let queue = this.#queueByShape.get(key)
+    if (!queue) {
+      queue = new ShapeQueue(this.#queues.length, this, exclusive ? 1 : undefined)
+      this.#queues.push(queue)
+      this.#queueByShape.set(key, queue)
+      this.#shapes.set(queue, { shape, label })
+    }
+    return queue
+  }
+
+  // ---------------------------------------------------------------- submitting
+
+  /** Takes a task; the caller holds its outputs, which are pending. */
+  submit(template: CallTemplate, args: readonly unknown[], queue: ShapeQueue): TaskRecord {
+    const record = this.#record(template, args, queue)
+    this.#begin(record)
+    return record
+  }
+
+  /** Takes a call of an actor, whose lifetime it holds until it is done. */
+  submitCall(template: CallTemplate, args: readonly unknown[], client: ActorClient, lifetime: ObjectEntry | undefined): TaskRecord {
+    const record = this.#record(template, args, undefined)
+    record.keeps = lifetime?.hold()
+    this.#runtime.actors.enqueue(client, record)
+    this.#begin(record)
+    return record
+  }
+
+  #record(template: CallTemplate, args: readonly unknown[], queue: ShapeQueue | undefined): TaskRecord {
+    const encoded = this.#encodeArguments(args, template)
+    const { references } = this.#runtime
+    let number: number
+    let outputs: readonly ObjectEntry[] = NO_ENTRIES
+    let stream: ItemStream | undefined
+    if (template.streaming) {
+      number = references.reserve(STREAM_ITEMS_MAX + 1)
+      stream = new ItemStream(template.itemsMax, (count, stop) => this.#itemsConsumed(record, count, stop))
+    } else {
+      number = references.reserve(Math.max(1, template.returns))
+      outputs = template.returns === 1 ? [references.create(number)] : Array.from({ length: template.returns }, (_, i) => references.create(number + i))
+    }
+    const { dependencies } = encoded
+    const record: TaskRecord = new TaskRecord({ template, number, outputs, stream, args: encoded.args, storedArgs: encoded.stored, dependencies, queue })
+    for (const output of outputs) output.producer = record
+    for (const { entry } of dependencies) {
+      entry.hold()
+      references.want(entry)
+    }
+    runningTask()?.addChild(record)
+    return record
+  }
+
+  #begin(record: TaskRecord): void {
+    if (record.storedArgs instanceof Promise) {
+      record.storedArgs.then(
+        (entry) => {
+          record.storedArgs = entry
+          if (record.phase === 'done') entry.unhold()
+          else this.#start(record)
+        },
+        (error: unknown) => {
+          record.storedArgs = undefined
+          this.finish(record, () => record.fail(error as Error))
+          this.#runtime.actors.ready(record)
+        },
+      )
+    } else this.#start(record)
+  }
+
+  #encodeArguments(args: readonly unknown[], template: CallTemplate): EncodedArguments {
+    if (args.length === 0) return { args: EMPTY, stored: undefined, dependencies: NO_DEPENDENCIES }
+    let dependencies: Dependency[] | undefined
+    let list: unknown[] | undefined
+    let simple = true
+    for (let index = 0; index < args.length; index++) {
+      const value = args[index]
+      if (value === null || (typeof value !== 'object' && typeof value !== 'function' && (typeof value !== 'string' || value.length < 1024))) continue
+      const entry = this.#runtime.kinds.entryOf(value as object)
+      if (entry) {
+        list ??= [...args]
+        list[index] = undefined
+        dependencies ??= []
+        dependencies.push({ index, entry })
+      } else simple = false
+    }
+    const what = `the arguments of "${template.name}"`
+    if (simple) return { args: encodeInline(list ?? args, what), stored: undefined, dependencies: dependencies ?? NO_DEPENDENCIES }
+    const stored = this.#runtime.storeOwned(list ?? args, what, template.name)
+    return { args: EMPTY, stored, dependencies: dependencies ?? NO_DEPENDENCIES }
+  }
+
+  #start(record: TaskRecord): void {
+    if (record.phase === 'done') return
+    if (this.#lost) {
+      this.finish(record, () => record.fail(this.#lost as Error))
+      return
+    }
+    record.phase = 'waiting'
+    record.awaitDependencies(this.#dependenciesReady)
+  }
+
+  readonly #dependenciesReady = (record: TaskRecord): void => {
+    const failed = record.failedDependency()
+    if (failed) {
+      this.finish(record, () => record.fail(failed))
+      this.#runtime.actors.ready(record)
+    } else if (record.queue) {
+      record.queue.enqueue(record)
+      this.#pumpSoon(record.queue)
+    } else {
+      record.phase = 'queued'
+      this.#runtime.actors.ready(record)
+    }
+  }
+
+  #pumpSoon(queue: ShapeQueue): void {
+    this.#pumping.add(queue)
+    if (this.#pumpScheduled) return
+    this.#pumpScheduled = true
+    queueMicrotask(() => {
+      this.#pumpScheduled = false
+      const queues = [...this.#pumping]
+      this.#pumping.clear()
+      for (const each of queues) each.pump()
+    })
+  }
+
+  /** Ends a call: `settle` makes its outputs ready, then what it held is let go. */
+  finish(record: TaskRecord, settle: () => void): void {
+    if (record.phase === 'done') return
+    record.phase = 'done'
+    clearTimeout(record.timer)
+    settle()
+    for (const { entry } of record.dependencies) entry.unhold()
+    if (!(record.storedArgs instanceof Promise)) record.storedArgs?.unhold()
+    record.keeps?.unhold()
+  }
+
+  // ---------------------------------------------------------------- the port of the queues
+
+  now(): number {
+    return performance.now()
+  }
+
+  push(lease: Lease, record: TaskRecord): void {
+    const peer = this.#runtime.peers.get(lease.worker, lease.address)
+    this.pushTo(peer, record, lease.id)
+    const { timeoutMs } = record.template
+    if (timeoutMs !== undefined) record.timer = setTimeout(() => this.#timedOut(record, timeoutMs), timeoutMs)
+  }
+
+  /** Sends a call to the worker that runs it, for tasks and actor calls alike. */
+  pushTo(peer: Peer, record: TaskRecord, lease: number): void {
+    const { values } = this.#runtime
+    const template = peer.templateId(record.template)
+    const resolved = record.dependencies.map(({ index, entry }) => ({ index, value: values.toWire(entry.stored as Stored) }))
+    const storedArgs = record.storedArgs && values.toWire((record.storedArgs as ObjectEntry).stored as Stored)
+    const push: Push = { template, task: record.number, lease, args: record.args, storedArgs, resolved, attempt: record.attempt }
+    peer.link.send({ body: { $case: 'push', value: push } })
+  }
+
+  takeBack(lease: Lease, count: number): void {
+    this.#runtime.peers.get(lease.worker, lease.address).link.send({ body: { $case: 'takeBack', value: { lease: lease.id, count } } })
+  }
+
+  demand(queue: ShapeQueue, wanted: number, backlog: number): void {
+    const known = this.#shapes.get(queue)
+    if (!known) return
+    this.#runtime.sendToNode({ body: { $case: 'leaseDemand', value: { key: queue.key, shape: known.shape, wanted, backlog, label: known.label } } })
+  }
+
+  returnLease(lease: Lease, retire: boolean): void {
+    this.#leases.delete(lease.id)
+    this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: lease.id, retire } } })
+  }
+
+  wake(queue: ShapeQueue, ms: number): void {
+    clearTimeout(this.#wakes.get(queue))
+    this.#wakes.set(
+      queue,
+      setTimeout(() => queue.pump(), ms + 1),
+    )
+  }
+
+  // ---------------------------------------------------------------- from the node
+
+  granted(key: number, id: number, worker: string, address: string): void {
+    const queue = this.#queues[key]
+    if (!queue || this.#lost) {
+      this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: id, retire: false } } })
+      return
+    }
+    log(() => `lease ${id} on ${worker} for queue ${key}`)
+    queue.granted(id, worker, address)
+    const lease = queue.leases.get(id)
+    if (lease) this.#leases.set(id, { lease, queue })
+  }
+
+  reclaim(id: number): void {
+    this.#leases.get(id)?.queue.reclaim(id)
+  }
+
+  /** The node can never grant such leases: what is queued fails. */
+  infeasible(key: number, error: Error): void {
+    const queue = this.#queues[key]
+    if (!queue) return
+    for (const record of queue.queue.remove(() => true)) this.finish(record, () => record.fail(error))
+    queue.pump()
+  }
+
+  /** Leases on a worker that is gone. */
+  workerLost(worker: string, cause: Failure | undefined): void {
+    for (const [id, { lease, queue }] of this.#leases) {
+      if (lease.worker !== worker) continue
+      this.#leases.delete(id)
+      const ran = queue.lost(lease)
+      if (ran) this.#attemptFailed(ran, this.lossError(cause, ran.template.name, worker))
+    }
+  }
+
+  lossError(cause: Failure | undefined, task: string, worker: string): BeamlineError {
+    if (!cause) return new BeamlineError('WORKER_CRASHED', { task, worker, pid: 0, how: 'is gone and the node does not know why', stderr: '' })
+    const details = JSON.parse(cause.detailsJson || '{}') as Record<string, unknown>
+    return wireError({ code: cause.code, detailsJson: JSON.stringify({ ...details, task }) })
+  }
+
+  // ---------------------------------------------------------------- from workers
+
+  done(peer: Peer, message: Done): void {
+    const held = this.#heldBy(peer.process, message.task)
+    if (held) {
+      const record = held.queue.done(held.lease, message.task, message.execMs)
+      if (record) this.completed(peer, record, message)
+      this.#pumpSoon(held.queue)
+    } else this.#runtime.actors.done(peer, message)
+  }
+
+  #heldBy(worker: string, task: number): HeldLease | undefined {
+    for (const held of this.#leases.values()) if (held.lease.worker === worker && held.lease.inFlight.has(task)) return held
+    return undefined
+  }
+
+  /** The worker answered. */
+  completed(peer: Peer, record: TaskRecord, message: Done): void {
+    const failure = message.values[0]?.error
+    if (record.phase === 'done') {
+      for (const value of message.values) this.#dismiss(peer, value)
+      this.#confirm(peer, message)
+      return
+    }
+    if (message.cancelled) {
+      this.finish(record, () => record.fail(new BeamlineError('CANCELLED', { task: record.template.name, reason: 'its worker dropped it' })))
+      return
+    }
+    if (failure && failure.length > 0) {
+      const error = decodeError(failure)
+      if (message.retry && this.#mayRetry(record)) this.#retry(record)
+      else this.finish(record, () => record.fail(error))
+      return
+    }
+    this.finish(record, () => {
+      if (record.stream) record.stream.end(message.items)
+      else if (message.values.length === 0) this.settle(record.outputs[0] as ObjectEntry, fromInline(message.value), record.template.name)
+      else message.values.forEach((value, i) => this.settle(record.outputs[i] as ObjectEntry, this.#runtime.values.fromWire(value), record.template.name))
+    })
+    this.#confirm(peer, message)
+  }
+
+  // The worker keeps what its results refer to until this process has borrowed it.
+  #confirm(peer: Peer, message: Done): void {
+    if (!message.values.some((value) => value.refs.length > 0 || value.handles.length > 0)) return
+    this.#runtime.references.whenBorrowed(peer.process, () => peer.link.send({ body: { $case: 'resultReceived', value: { task: message.task } } }))
+  }
+
+  #dismiss(_peer: Peer, value: Value): void {
+    const entry = this.#runtime.references.create()
+    this.settle(entry, this.#runtime.values.fromWire(value), 'dismissed')
+  }
+
+  /** Makes an owned entry ready with what arrived; lets it go at once when nobody holds it any more. */
+  settle(entry: ObjectEntry | undefined, stored: Stored, label: string): void {
+    if (!entry) return
+    if (stored.kind === 'place') {
+      this.#runtime.references.toRef(entry)
+      this.#runtime.store.own(stored.place, entry.number, label)
+    }
+    if (!entry.settle(stored) || (entry.holds === 0 && !entry.borrowers?.size)) this.#runtime.discard(entry, stored)
+  }
+
+  takenBack(message: TakenBack): void {
+    const held = this.#leases.get(message.lease)
+    if (!held) return
+    if (message.retiring) this.#leases.delete(message.lease)
+    held.queue.takenBack(held.lease, message.tasks, message.blocked, message.retiring)
+  }
+
+  item(peer: Peer, message: Item): void {
+    const held = this.#heldBy(peer.process, message.task)
+    const record = held?.lease.inFlight.get(message.task) ?? this.#runtime.actors.inFlight(message.task)
+    if (!message.value) return
+    if (!record?.stream?.accepts(message.index)) {
+      this.#dismiss(peer, message.value)
+      return
+    }
+    const entry = this.#runtime.references.create(message.task + 1 + message.index)
+    record.stream.add(message.index, entry)
+    this.settle(entry, this.#runtime.values.fromWire(message.value), record.template.name)
+  }
+
+  #itemsConsumed(record: TaskRecord, count: number, stop: boolean): void {
+    if (stop && record.phase !== 'pushed') {
+      this.cancel(record, false, 'its stream was dropped')
+      return
+    }
+    const worker = record.lease ?? this.#runtime.actors.workerOf(record)
+    if (record.phase === 'pushed' && worker) {
+      const peer = this.#runtime.peers.get(worker.worker, worker.address)
+      peer.link.send({ body: { $case: 'itemsConsumed', value: { task: record.number, count, stop } } })
+    }
+  }
+
+  // ---------------------------------------------------------------- failing, retrying, cancelling
+
+  #mayRetry(record: TaskRecord): boolean {
+    const { maxRetries } = record.template
+    return maxRetries < 0 || record.attempt < maxRetries
+  }
+
+  #attemptFailed(record: TaskRecord, error: BeamlineError): void {
+    if (record.phase === 'done') return
+    clearTimeout(record.timer)
+    if (error.retry && this.#mayRetry(record)) this.#retry(record)
+    else this.finish(record, () => record.fail(error))
+  }
+
+  #retry(record: TaskRecord): void {
+    const delay = Math.min(LIMITS.retryDelayMs * 2 ** record.attempt, LIMITS.retryDelayMaxMs)
+    record.attempt++
+    record.phase = 'delayed'
+    record.lease = undefined
+    clearTimeout(record.timer)
+    record.stream?.restarted()
+    record.timer = setTimeout(() => this.#start(record), delay)
+  }
+
+  #timedOut(record: TaskRecord, timeoutMs: number): void {
+    if (record.phase !== 'pushed') return
+    const error = new BeamlineError('TASK_TIMEOUT', { task: record.template.name, timeoutMs })
+    this.#stop(record, error, true)
+  }
+
+  /** Results fail at once; the worker is told, and killed when it does not let go in time (or at once, by force). */
+  #stop(record: TaskRecord, error: BeamlineError, killLater: boolean): void {
+    const { lease } = record
+    this.finish(record, () => record.fail(error))
+    if (!lease) return
+    this.#sendCancel(lease.worker, lease.address, record.number)
+    if (!killLater) return
+    setTimeout(() => {
+      if (lease.inFlight.has(record.number)) this.kill(lease.worker, `"${record.template.name}" did not stop: ${error.message}`)
+    }, LIMITS.cancelGraceMs)
+  }
+
+  #sendCancel(worker: string, address: string, task: number): void {
+    this.#runtime.peers.get(worker, address).link.send({ body: { $case: 'cancel', value: { task, recursive: true } } })
+  }
+
+  kill(worker: string, reason: string): void {
+    this.#runtime.sendToNode({ body: { $case: 'workerKill', value: { worker, reason } } })
+  }
+
+  /** Ends a call whatever it does now. Running code sees its signal abort; by force its worker is killed. */
+  cancel(record: TaskRecord, force: boolean, reason: string): void {
+    if (record.phase === 'done') return
+    const error = new BeamlineError('CANCELLED', { task: record.template.name, reason })
+    const { lease, phase } = record
+    if (phase === 'waiting') for (const { entry } of record.dependencies) if (!entry.stored) entry.removeWaiter(record)
+    if (phase === 'pushed' && !lease) {
+      const worker = this.#runtime.actors.workerOf(record)
+      this.finish(record, () => record.fail(error))
+      if (worker) this.#sendCancel(worker.worker, worker.address, record.number)
+      return
+    }
+    this.#stop(record, error, false)
+    if (!record.queue) this.#runtime.actors.ready(record)
+    else if (phase === 'queued') {
+      record.queue.queue.remove((other) => other === record)
+      this.#pumpSoon(record.queue)
+    }
+    if (force && lease) {
+      const [running] = lease.inFlight.keys()
+      if (running === record.number) this.kill(lease.worker, `cancel of "${record.template.name}" by force`)
+    }
+  }
+
+  /** The node is gone: everything pending fails. */
+  failAll(error: Error): void {
+    this.#lost = error
+    for (const timer of this.#wakes.values()) clearTimeout(timer)
+    for (const queue of this.#queues) for (const record of queue.drain()) this.finish(record, () => record.fail(error))
+    this.#leases.clear()
+  }
+
+  /** Calls that wait or run, for `list tasks`. */
+  *pending(): Iterable<TaskRecord> {
+    for (const queue of this.#queues) {
+      yield* queue.queue
+      for (const lease of queue.leases.values()) yield* lease.inFlight.values()
+    }
+  }
+
+  shapeOf(queue: ShapeQueue): Shape | undefined {
+    return this.#shapes.get(queue)?.shape
+  }
+}

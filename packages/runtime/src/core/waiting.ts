@@ -1,0 +1,71 @@
+/**
+ * Waiting for entries: the one promise behind `get` and `wait`, with time limit and abort signal.
+ */
+import { BeamlineError } from '../errors.ts'
+import type { ObjectEntry, Waiter } from './object-entry.ts'
+
+/** Why a wait ended. */
+export type WaitEnd = 'ready' | 'failed' | 'timeout'
+
+/** Resolves when `count` of the entries are ready, or earlier when one failed and `failFast` is set. */
+export class EntryWaiter implements Waiter {
+  #remaining: number
+  readonly #failFast: boolean
+  #resolve: ((end: WaitEnd) => void) | undefined
+  #watched: ObjectEntry[] = []
+
+  constructor(count: number, failFast: boolean) {
+    this.#remaining = count
+    this.#failFast = failFast
+  }
+
+  watch(entry: ObjectEntry): void {
+    this.#watched.push(entry)
+    entry.addWaiter(this)
+  }
+
+  entryReady(entry: ObjectEntry): void {
+    this.#remaining--
+    if (this.#failFast && entry.stored?.kind === 'error') this.#end('failed')
+    else if (this.#remaining <= 0) this.#end('ready')
+  }
+
+  #end(end: WaitEnd): void {
+    this.#resolve?.(end)
+    this.#resolve = undefined
+  }
+
+  /** Call once, after all `watch` calls. */
+  async end(timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<WaitEnd> {
+    if (timeoutMs === undefined && signal === undefined) {
+      return await new Promise((resolve) => {
+        this.#resolve = resolve
+      })
+    }
+    let timer: NodeJS.Timeout | undefined
+    let abort: (() => void) | undefined
+    try {
+      return await new Promise((resolve, reject) => {
+        this.#resolve = resolve
+        if (timeoutMs !== undefined) timer = setTimeout(() => this.#end('timeout'), timeoutMs)
+        if (signal) {
+          abort = () => reject(abortReason(signal))
+          if (signal.aborted) abort()
+          else signal.addEventListener('abort', abort, { once: true })
+        }
+      })
+    } finally {
+      clearTimeout(timer)
+      if (abort) signal?.removeEventListener('abort', abort)
+      for (const entry of this.#watched) if (entry.stored === undefined) entry.removeWaiter(this)
+    }
+  }
+}
+
+/** The error that an aborted call rejects with: the signal's own reason when that is a BeamlineError, else CANCELLED. */
+export function abortReason(signal: AbortSignal): Error {
+  const reason: unknown = signal.reason
+  if (BeamlineError.is(reason)) return reason
+  const text = reason instanceof Error ? reason.message : String(reason)
+  return new BeamlineError('CANCELLED', { task: 'the waiting call', reason: text }, { cause: reason })
+}

@@ -1,0 +1,47 @@
+/**
+ * Every bound and time limit of the runtime, with its unit. Nothing here is read from the environment.
+ */
+export const LIMITS = {
+  /** Values up to this size travel in messages; larger ones live in shared memory. */
+  inlineBytesMax: 102_400,
+  /** Values this small are decoded on arrival: a primitive takes less memory than its bytes. */
+  tinyBytesMax: 32,
+  /** A worker that runs synchronous tasks back to back turns to its messages at least this often. */
+  executorSliceMs: 5,
+  /** Work that is pushed ahead to a worker: this long, by the measured time of such tasks… */
+  pushAheadMs: 5,
+  /** …and at most so many tasks. */
+  pushAheadTasksMax: 512,
+  /** An owner keeps an idle lease so long, unless the node asks for it. */
+  leaseLingerMs: 500,
+  /** Leases that one process asks for at a time, per shape. */
+  leaseDemandMax: 64,
+  /** A wait shorter than this does not lend the waiting task's CPU. */
+  blockNoticeMs: 1,
+  /** A closed link to a worker waits so long for the node's word on what happened. */
+  lossNoticeMs: 2_000,
+  /** Back-off of retries: doubles from the first to the second. */
+  retryDelayMs: 100,
+  retryDelayMaxMs: 5_000,
+  /** Default of `maxRetries`: system failures after which a task is run again. */
+  retriesMax: 3,
+  /** A task that passed its time limit may finish its current turn so long before its worker is killed. */
+  cancelGraceMs: 1_000,
+  /** Default of stream items that a producer may be ahead of its consumer. */
+  streamItemsAhead: 16,
+  /** Calls that an actor with async methods runs at once, unless told otherwise. */
+  asyncActorConcurrency: 1_000,
+  /** An actor that is asked to stop may finish what it runs. */
+  actorStopMs: 30_000,
+  /** Finished task attempts that a worker holds for the next report. */
+  taskEventsHeldMax: 10_000,
+  taskEventsIntervalMs: 1_000,
+  /** References that one `wait` takes. */
+  refsPerWaitMax: 1_000_000,
+  /** A shipped function larger than this is refused. */
+  functionBytesMax: 104_857_600,
+  /** How long `init` waits for the daemon. */
+  startMs: 20_000,
+  /** How long a stop in order may take before what is left is killed. */
+  shutdownMs: 4_000,
+} as const

@@ -1,0 +1,35 @@
+/**
+ * A worker's life: attach, become part of a job, run, and end in order when told to.
+ */
+import { join } from 'node:path'
+import { KINDS } from '../api/kinds.ts'
+import { setCurrent } from '../core/current.ts'
+import { Runtime } from '../core/runtime.ts'
+import type { WorkerBootstrap } from '../daemon/bootstrap.ts'
+import { setEntry } from '../functions/index.ts'
+import { dieWithParent } from '../objects/libc.ts'
+
+export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
+  const { process: id, address, token, sessionDir } = bootstrap
+  const runtime = await Runtime.attach({
+    kind: 'worker', process: id, address: `unix:${join(sessionDir, `${id}.sock`)}`, nodeAddress: address, token, job: undefined, kinds: KINDS,
+  })
+  setCurrent(runtime)
+  // A worker in an endless loop sees no end of its stdin; the kernel ends it with the daemon.
+  dieWithParent()
+  runtime.events.on('assign', ({ cwd, entry, env }) => {
+    if (cwd) process.chdir(cwd)
+    Object.assign(process.env, env)
+    if (entry) setEntry(entry)
+  })
+  const end = (): void => {
+    void runtime.close(false, 'the worker ends').finally(() => process.exit(0))
+  }
+  runtime.events.on('exit', end)
+  runtime.events.on('terminate', () => {
+    runtime.executor.stopActor().then(end, (error: unknown) => runtime.crash(error))
+  })
+  runtime.events.once('closed', (error) => {
+    if (error) process.exit(0)
+  })
+}
