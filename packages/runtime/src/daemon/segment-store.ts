@@ -97,7 +97,7 @@ export class SegmentStore {
         break
       }
       case 'blocksFreed':
-        send(instruction.process, { $case: 'blocksFreed', value: { places: [...instruction.places] } })
+        send(instruction.process, { $case: 'blocksFreed', value: { places: [...instruction.places], retired: instruction.retired } })
         break
       case 'releaseMemory':
         send(instruction.process, { $case: 'releaseMemory', value: {} })
