@@ -180,7 +180,7 @@ export class Daemon {
       case 'leaseDemand':
         return this.#handle({ kind: 'lease-demand', process, ...body.value })
       case 'leaseReturn':
-        return this.#handle({ kind: 'lease-return', process, lease: body.value.lease })
+        return this.#handle({ kind: 'lease-return', process, lease: body.value.lease, retire: body.value.retire })
       case 'leaseBlocked':
         return this.#handle({ kind: 'lease-blocked', process, lease: body.value.lease, blocked: body.value.blocked })
       case 'workerKill':

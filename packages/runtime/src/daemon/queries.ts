@@ -31,7 +31,15 @@ export interface Rows {
   readonly silent: number
 }
 
+/** What a driver or worker answers. */
+interface ProcessReport {
+  readonly tasks: readonly unknown[]
+  readonly ownedObjects: number
+  readonly borrowedObjects: number
+}
+
 interface Asked {
+  readonly what: string
   readonly waiting: Set<string>
   readonly rows: unknown[]
   readonly done: () => void
@@ -57,8 +65,9 @@ export class Queries {
     const asked = this.#asked.get(request)
     if (asked?.waiting.delete(process) !== true) return
     try {
-      const rows: unknown = JSON.parse(json)
-      if (Array.isArray(rows)) asked.rows.push(...(rows as unknown[]))
+      const report = JSON.parse(json) as Partial<ProcessReport>
+      if (asked.what === 'tasks') asked.rows.push(...(Array.isArray(report.tasks) ? report.tasks : []))
+      else asked.rows.push({ ...report, process, tasks: undefined })
     } catch {
       // An answer that is no JSON counts as none.
     }
@@ -127,7 +136,7 @@ export class Queries {
       resolve({ rows: asked.rows, silent: asked.waiting.size })
     }
     const timer = setTimeout(done, ASK_TIMEOUT_MS)
-    const asked: Asked = { waiting: new Set(processes), rows: [], done }
+    const asked: Asked = { what, waiting: new Set(processes), rows: [], done }
     this.#asked.set(request, asked)
     for (const process of processes) this.#options.ask(process, request, what, limit)
     return promise

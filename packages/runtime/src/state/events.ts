@@ -55,7 +55,7 @@ export type NodeEvent =
       readonly backlog: number
       readonly label: string
     }
-  | { readonly kind: 'lease-return'; readonly process: string; readonly lease: number }
+  | { readonly kind: 'lease-return'; readonly process: string; readonly lease: number; readonly retire: boolean }
   | { readonly kind: 'lease-blocked'; readonly process: string; readonly lease: number; readonly blocked: boolean }
   | { readonly kind: 'worker-kill'; readonly process: string; readonly worker: string; readonly reason: string }
 

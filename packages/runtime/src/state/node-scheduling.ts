@@ -167,7 +167,7 @@ function workerFor(node: NodeTables, entry: WorkEntry, allocation: Allocation, p
       if (worker.bindKey === bindKey && worker.startKey === shape.startKey) bound ??= worker
       else if (worker.bindKey === '' && worker.startKey === shape.startKey) fresh ??= worker
       else if (spare === undefined || worker.idleSinceMs < spare.idleSinceMs) spare = worker
-    } else if (worker.state === 'blocked' && worker.bindKey === bindKey && worker.startKey === shape.startKey) {
+    } else if (worker.state === 'blocked' && !worker.retiring && worker.bindKey === bindKey && worker.startKey === shape.startKey) {
       if (blocked === undefined || worker.leases.size < blocked.leases.size) blocked = worker
     }
   }
@@ -226,6 +226,7 @@ export function spawnWorker(node: NodeTables, execArgv: readonly string[], shape
     leases: new Set(),
     placement: undefined,
     idleSinceMs: node.nowMs,
+    retiring: false,
     stopReason: '',
     killed: false,
   })

@@ -83,8 +83,9 @@ export class NodeState {
         return this.#demand(event)
       case 'lease-return': {
         const lease = this.tables.leases.get(event.lease)
-        if (lease !== undefined && lease.process === event.process) this.#release(lease)
-        return
+        if (lease === undefined || lease.process !== event.process) return
+        if (event.retire) lease.worker.retiring = true
+        return this.#release(lease)
       }
       case 'lease-blocked':
         return this.#blocked(event.process, event.lease, event.blocked)
@@ -222,7 +223,7 @@ export class NodeState {
       const details = { what: `"${event.label}"`, got: JSON.stringify(event.shape?.resources), expected: 'whole, not negative amounts' }
       send(tables, process.id, {
         $case: 'infeasible',
-        value: { key: event.key, text: 'amounts that are no amounts', detailsJson: JSON.stringify({ code: 'INVALID_ARGUMENT', details }) },
+        value: { key: event.key, text: 'amounts that are no amounts', detailsJson: JSON.stringify({ code: 'INVALID_ARGUMENT', ...details }) },
       })
       return
     }
@@ -245,7 +246,7 @@ export class NodeState {
       if (entry.refused) return
       entry.refused = true
       entry.reason = text
-      send(tables, entry.process.id, { $case: 'infeasible', value: { key: entry.key, text, detailsJson: JSON.stringify({ code, details }) } })
+      send(tables, entry.process.id, { $case: 'infeasible', value: { key: entry.key, text, detailsJson: JSON.stringify({ code, ...details }) } })
       return
     }
     tables.queue.splice(tables.queue.indexOf(entry), 1)

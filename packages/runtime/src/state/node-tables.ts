@@ -80,6 +80,8 @@ export interface Worker {
   readonly leases: Set<Lease>
   placement: Placement | undefined
   idleSinceMs: number
+  /** A holder said that it is used up: gets no more leases and ends with its last one. */
+  retiring: boolean
   /** Why Beamline ended it; "" when it did not. */
   stopReason: string
   /** Stopped by force: nothing more can be done to it. */
@@ -228,7 +230,8 @@ export function settleWorker(node: NodeTables, worker: Worker): void {
     if (worker.state === 'idle') return
     worker.state = 'idle'
     worker.idleSinceMs = node.nowMs
-    if (worker.job !== undefined && !jobAlive(node, worker.job.id)) stopWorker(node, worker, false, 'its job has ended')
+    if (worker.retiring) stopWorker(node, worker, false, 'it has done as many calls as one worker may')
+    else if (worker.job !== undefined && !jobAlive(node, worker.job.id)) stopWorker(node, worker, false, 'its job has ended')
     return
   }
   worker.state = [...worker.leases].every((lease) => lease.blocked) ? 'blocked' : 'leased'

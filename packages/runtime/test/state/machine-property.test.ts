@@ -66,7 +66,7 @@ const op: fc.Arbitrary<Op> = fc.oneof(
         (m) => {
           const leases = [...m.state.node.tables.leases.values()]
           const lease = leases[n % Math.max(1, leases.length)]
-          if (lease !== undefined) m.giveBack(lease.process, lease.id)
+          if (lease !== undefined) m.giveBack(lease.process, lease.id, n % 5 === 0)
         },
     ),
   },

@@ -73,8 +73,8 @@ export class TestMachine {
     return this.do({ kind: 'lease-demand', process, key, shape: of, wanted, backlog: wanted, label: `f${key}` })
   }
 
-  giveBack(process: string, lease: number): this {
-    return this.do({ kind: 'lease-return', process, lease })
+  giveBack(process: string, lease: number, retire: boolean = false): this {
+    return this.do({ kind: 'lease-return', process, lease, retire })
   }
 
   block(process: string, lease: number, blocked: boolean = true): this {
