@@ -242,7 +242,6 @@ export class ExecutorState {
   #append(op: number, slice: Slice): void {
     const next = this.#operators[op + 1]
     if (next === undefined) this.#output.push(slice)
-    else if (next.inputEnded) this.#drop(slice.block)
     else next.queue.push(slice)
   }
 

@@ -50,6 +50,14 @@ describe('the streaming executor', () => {
     expect(send({ kind: 'consumed', block: 1 })).toEqual([{ kind: 'release', block: 1 }, run(0, 2)])
   })
 
+  test('keeps no more outputs unconsumed than the budget allows, those of running tasks included', () => {
+    const { send } = machine([source(4)], { bytesMax: 1e9, outputsMax: 2, tasksMax: 100 })
+    expect(send({ kind: 'start' })).toEqual([run(0, 0), run(0, 1)])
+    send({ kind: 'pull' })
+    expect(send(finished(0, 0, 1))).toEqual([{ kind: 'deliver', slice: { block: 1, offset: 0, rows: 5 } }])
+    expect(send({ kind: 'consumed', block: 1 })).toEqual([{ kind: 'release', block: 1 }, run(0, 2)])
+  })
+
   test('runs one task over any budget when nothing else could make progress', () => {
     const { send } = machine([source(2, { outputBytes: 1000 })], { bytesMax: 20, outputsMax: 100, tasksMax: 100 })
     expect(send({ kind: 'start' })).toEqual([])

@@ -1,0 +1,97 @@
+/**
+ * Runs operators on the runtime: tasks for functions, actors for pools. The only file of the executor that knows both.
+ *
+ * A task returns its info and its block as two objects, an actor call streams the two, so the driver reads the info and never maps the block.
+ */
+import { availableParallelism } from 'node:os'
+import { cancel, get, init, isInitialized, kill, type ObjectRef, put, remote } from '@beamline/runtime'
+import type { Compute, Stage } from '../plan/logical.ts'
+import { type PackedBlock, packBlock, unpackBlock } from '../transfer.ts'
+import type { BlockHandle, Call, Cluster, OperatorHost } from './cluster.ts'
+import type { OutputInfo } from './stages.ts'
+import { runTask, StageWorker, type TaskSpec } from './worker.ts'
+
+/** A crash of a worker repeats what it ran, up to so many times. */
+const CRASH_RETRIES = 3
+
+type BlockRef = ObjectRef<PackedBlock>
+
+/** Handles type their methods for callers that pass values; here blocks are references. */
+interface WorkerHandle {
+  readonly run: { remote(spec: TaskSpec, ...blocks: BlockRef[]): AsyncIterableIterator<ObjectRef<unknown>> }
+}
+
+/** The cluster that this process is attached to; one of its own when it is not. */
+export async function runtimeCluster(): Promise<Cluster> {
+  if (!isInitialized()) await init()
+  return {
+    cpus: availableParallelism(),
+    open: (name, stages, compute, workers) => (workers > 0 ? new PoolHost(stages, compute, workers) : new TaskHost(name, compute)),
+    put: (batch) => Promise.resolve(put(packBlock(batch))),
+    read: async (block) => unpackBlock(await get(block as BlockRef)),
+    release: (block) => (block as BlockRef).release(),
+  }
+}
+
+function resourcesOf({ cpus, gpus, memory, resources }: Compute): { cpus?: number; gpus?: number; memory?: number; resources?: Readonly<Record<string, number>> } {
+  return {
+    ...(cpus === undefined ? {} : { cpus }),
+    ...(gpus === undefined ? {} : { gpus }),
+    ...(memory === undefined ? {} : { memory }),
+    ...(resources === undefined ? {} : { resources }),
+  }
+}
+
+class TaskHost implements OperatorHost {
+  readonly #remote: { remote(spec: TaskSpec, ...blocks: BlockRef[]): [ObjectRef<OutputInfo>, ObjectRef<PackedBlock | undefined>] }
+
+  constructor(name: string, compute: Compute) {
+    this.#remote = remote(runTask, { ...resourcesOf(compute), name, returns: 2, maxRetries: CRASH_RETRIES }) as never
+  }
+
+  run(spec: TaskSpec, _worker: number, blocks: readonly BlockHandle[]): Call {
+    const [info, block] = this.#remote.remote(spec, ...(blocks as BlockRef[]))
+    return { result: settle(info, block), cancel: () => cancel(info) }
+  }
+
+  async close(): Promise<void> {}
+}
+
+class PoolHost implements OperatorHost {
+  readonly #workers: readonly WorkerHandle[]
+
+  constructor(stages: readonly Stage[], compute: Compute, workers: number) {
+    const Worker = remote(StageWorker, { ...resourcesOf(compute), maxConcurrency: 1, maxRestarts: CRASH_RETRIES, maxTaskRetries: CRASH_RETRIES })
+    this.#workers = Array.from({ length: workers }, () => Worker.remote(stages) as never)
+  }
+
+  run(spec: TaskSpec, worker: number, blocks: readonly BlockHandle[]): Call {
+    // The instances hold the stages; sending them again would ship the user's code with every call.
+    const items = (this.#workers[worker] as WorkerHandle).run.remote({ ...spec, stages: [] }, ...(blocks as BlockRef[]))
+    return { result: fromStream(items), cancel: () => void items.return?.() }
+  }
+
+  async close(): Promise<void> {
+    for (const worker of this.#workers) kill(worker as never)
+  }
+}
+
+async function fromStream(items: AsyncIterableIterator<ObjectRef<unknown>>): Call['result'] {
+  const info = await items.next()
+  const block = await items.next()
+  await items.return?.()
+  return settle(info.value as ObjectRef<OutputInfo>, block.value as ObjectRef<PackedBlock | undefined>)
+}
+
+async function settle(info: ObjectRef<OutputInfo>, block: ObjectRef<PackedBlock | undefined>): Call['result'] {
+  using ref = info
+  try {
+    const output = await get(ref)
+    if (output.bytes > 0 || output.file === undefined) return { info: output, block }
+    block.release()
+    return { info: output, block: undefined }
+  } catch (error) {
+    block.release()
+    throw error
+  }
+}

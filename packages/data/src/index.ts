@@ -1,0 +1,20 @@
+/**
+ * Datasets over Arrow blocks: lazy plans, streamed through worker processes.
+ */
+export type { BatchFormat, BatchLike, Column, ColumnBatch, ColumnLike, ColumnTypes, Row, Tensor } from './batch.ts'
+export {
+  type BatchProcessorClass,
+  type ComputeOptions,
+  Dataset,
+  type IterBatchesOptions,
+  type MapBatchesOptions,
+  type ReadParquetOptions,
+  type RowOptions,
+  type RunOptions,
+  type WriteParquetOptions,
+  type WriteResult,
+} from './dataset.ts'
+export type { BatchProcessor } from './exec/stages.ts'
+export type { WriteMode } from './io/output-directory.ts'
+export type { Codec, WrittenFile } from './io/parquet.ts'
+export type { NumericArray } from './values.ts'
