@@ -127,7 +127,7 @@ export class SegmentDirectory {
   }
 
   /** Live objects, biggest first. */
-  objects(limit = Number.POSITIVE_INFINITY): DirectoryObject[] {
+  objects(limit: number = Number.POSITIVE_INFINITY): DirectoryObject[] {
     const all: DirectoryObject[] = []
     for (const segment of this.#segments.values()) {
       for (const object of segment.objects.values()) all.push({ ...object, creator: segment.state === 'held' ? segment.creator : '' })
@@ -153,6 +153,7 @@ export class SegmentDirectory {
     if (!segment || segment.state === 'creating' || segment.state === 'spare') return
     // A block that its creator reused is reported by its new owner, maybe before the old owner reports that it is free.
     const end = object.offset + object.bytes
+    if (end > segment.bytes) return
     for (const old of segment.objects.values()) {
       if (old.offset < end && old.offset + old.bytes > object.offset) this.#forget(segment, old.offset)
     }
