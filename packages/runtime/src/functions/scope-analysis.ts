@@ -435,7 +435,8 @@ class Analyser {
     })
     for (const parameter of node.params) this.#pattern(parameter, parameters, { kind: 'param', scope: parameters })
     if (isSetter(node)) return
-    if (body) this.#statements(body.body, parameters)
+    // a `var` of the body is not seen by the parameters' defaults
+    if (body) this.#statements(body.body, this.#scope(parameters, { isFunction: true }))
     else this.#visit(node.body, parameters)
   }
 
@@ -492,7 +493,7 @@ class Analyser {
   #constructorMethod(node: FunctionNode, home: Scope): void {
     const scope = this.#scope(home, { isFunction: true, ownsThis: true })
     for (const parameter of node.params) this.#pattern(parameter, scope, { kind: 'param', scope })
-    if (node.body.type === 'BlockStatement') this.#statements(node.body.body, scope)
+    if (node.body.type === 'BlockStatement') this.#statements(node.body.body, this.#scope(scope, { isFunction: true }))
   }
 
   /** A binding pattern when `declare` is given, an assignment target otherwise. */
