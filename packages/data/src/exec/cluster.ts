@@ -24,6 +24,8 @@ export interface OperatorHost {
 
 export interface Cluster {
   readonly cpus: number
+  /** Capacity of the object store. */
+  readonly storeBytes: number
   open(name: string, stages: readonly Stage[], compute: Compute, workers: number): OperatorHost
   put(batch: RecordBatch): Promise<BlockHandle>
   read(block: BlockHandle): Promise<RecordBatch>

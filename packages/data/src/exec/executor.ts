@@ -1,8 +1,6 @@
 /**
  * Drives the state machine: instructions become calls on the cluster, their outcomes become events. Nothing is decided here.
  */
-import { statfsSync } from 'node:fs'
-import { totalmem } from 'node:os'
 import type { PhysicalOperator, PhysicalPlan } from '../plan/physical.ts'
 import type { BlockHandle, Call, Cluster, OperatorHost } from './cluster.ts'
 import { checkColumns, type OutputInfo } from './stages.ts'
@@ -10,6 +8,8 @@ import { type Budget, type ExecutorEvent, ExecutorState, type Instruction, type 
 
 /** Tasks that wait at each worker of a pool, so that it never idles between two. */
 const IN_FLIGHT_PER_WORKER = 2
+/** Blocks in flight may fill so much of the object store: the rest is for what users keep there. */
+const STORE_SHARE = 0.4
 const OUTPUT_BYTES_GUESS = 16 * 1024 * 1024
 
 /** A stretch of a block that the consumer was given; `done` lets go of it. */
@@ -34,16 +34,6 @@ export interface ExecuteOptions {
 interface BlockEntry {
   readonly handle: BlockHandle | undefined
   readonly info: OutputInfo
-}
-
-/** Blocks in flight: a sixteenth of memory, at most 1 GiB and half of what shared memory has left. */
-export function defaultBytesMax(): number {
-  let shared = Number.POSITIVE_INFINITY
-  if (process.platform === 'linux') {
-    const { bavail, bsize } = statfsSync('/dev/shm')
-    shared = (bavail * bsize) / 2
-  }
-  return Math.min(1024 ** 3, totalmem() / 16, shared)
 }
 
 /**
@@ -86,7 +76,7 @@ class Execution {
     this.#cluster = cluster
     this.#onProgress = onProgress
     const specs = plan.operators.map((operator) => specOf(operator, cluster.cpus))
-    this.#state = new ExecutorState(specs, { bytesMax: defaultBytesMax(), outputsMax: 4 * cluster.cpus + 4, tasksMax: 2 * cluster.cpus, ...budget })
+    this.#state = new ExecutorState(specs, { bytesMax: STORE_SHARE * cluster.storeBytes, outputsMax: 4 * cluster.cpus + 4, tasksMax: 2 * cluster.cpus, ...budget })
     this.#hosts = plan.operators.map((operator, op) =>
       operator.kind === 'limit' ? undefined : cluster.open(operator.name, operator.stages, operator.compute, (specs[op] as OperatorSpec).workers),
     )

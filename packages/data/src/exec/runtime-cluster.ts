@@ -3,8 +3,7 @@
  *
  * A task returns its info and its block as two objects, an actor call streams the two, so the driver reads the info and never maps the block.
  */
-import { availableParallelism } from 'node:os'
-import { cancel, get, init, isInitialized, kill, type ObjectRef, put, remote } from '@beamline/runtime'
+import { cancel, clusterInfo, get, init, isInitialized, type ObjectRef, put, remote, stop } from '@beamline/runtime'
 import type { Compute, Stage } from '../plan/logical.ts'
 import { type PackedBlock, packBlock, unpackBlock } from '../transfer.ts'
 import type { BlockHandle, Call, Cluster, OperatorHost } from './cluster.ts'
@@ -21,11 +20,20 @@ interface WorkerHandle {
   readonly run: { remote(spec: TaskSpec, ...blocks: BlockRef[]): AsyncIterableIterator<ObjectRef<unknown>> }
 }
 
+let starting: Promise<unknown> | undefined
+
 /** The cluster that this process is attached to; one of its own when it is not. */
 export async function runtimeCluster(): Promise<Cluster> {
-  if (!isInitialized()) await init()
+  if (!isInitialized()) {
+    starting ??= init().finally(() => {
+      starting = undefined
+    })
+    await starting
+  }
+  const { cpus, storeBytes } = clusterInfo()
   return {
-    cpus: availableParallelism(),
+    cpus: Math.max(1, Math.floor(cpus)),
+    storeBytes,
     open: (name, stages, compute, workers) => (workers > 0 ? new PoolHost(stages, compute, workers) : new TaskHost(name, compute)),
     put: (batch) => Promise.resolve(put(packBlock(batch))),
     read: async (block) => unpackBlock(await get(block as BlockRef)),
@@ -72,7 +80,7 @@ class PoolHost implements OperatorHost {
   }
 
   async close(): Promise<void> {
-    for (const worker of this.#workers) kill(worker as never)
+    await Promise.all(this.#workers.map((worker) => stop(worker)))
   }
 }
 
