@@ -1,0 +1,75 @@
+/**
+ * `beamline status`: what a cluster has, what is in use, and what waits for what.
+ */
+import pico from 'picocolors'
+import type { Resources } from '../net/gen/node.ts'
+import { formatBytes, UNIT } from '../state/resources.ts'
+import { ClusterClient } from './client.ts'
+import { clean, formatMs, print, printJson } from './output.ts'
+
+interface Status {
+  readonly cluster: string
+  readonly sessionDir: string
+  readonly uptimeMs: number
+  readonly nodes: readonly {
+    readonly node: string
+    readonly pid: number
+    readonly total: Resources
+    readonly available: Resources
+    readonly workers: Readonly<Record<string, number>>
+    readonly store: { readonly capacityBytes: number; readonly fileBytes: number; readonly liveBytes: number; readonly objects: number }
+  }[]
+  readonly drivers: readonly { readonly driver: string; readonly pid: number; readonly name: string }[]
+  readonly leases: number
+  readonly waiting: readonly {
+    readonly kind: string
+    readonly label: string
+    readonly reason: string
+    readonly wanted: number
+    readonly backlog?: number
+    readonly waitedMs: number
+  }[]
+  readonly actors: Readonly<Record<string, number>>
+  readonly groups: Readonly<Record<string, number>>
+  readonly tasks: Readonly<Record<string, number>>
+}
+
+const counts = (by: Readonly<Record<string, number>>): string =>
+  Object.entries(by)
+    .map(([state, count]) => `${count.toLocaleString('en-US')} ${state.toLowerCase()}`)
+    .join(', ') || 'none'
+
+function usage(total: Resources, available: Resources): string {
+  const parts = [`${(total.cpus - available.cpus) / UNIT} of ${total.cpus / UNIT} cpus`]
+  if (total.gpus > 0) parts.push(`${(total.gpus - available.gpus) / UNIT} of ${total.gpus / UNIT} gpus`)
+  parts.push(`${formatBytes(total.memoryBytes - available.memoryBytes)} of ${formatBytes(total.memoryBytes)} memory`)
+  for (const [name, amount] of Object.entries(total.custom))
+    parts.push(`${(amount - (available.custom[name] ?? 0)) / UNIT} of ${amount / UNIT} "${clean(name)}"`)
+  return parts.join(', ')
+}
+
+export async function status(address: string | undefined, json: boolean): Promise<void> {
+  await using client = await ClusterClient.connect(address)
+  const answer = await client.query<Status>('status', 0)
+  if (json) return printJson({ address: client.address, ...answer })
+  print(`${pico.bold(`cluster ${answer.cluster}`)} at ${client.address}, up for ${formatMs(answer.uptimeMs)}`)
+  for (const node of answer.nodes) {
+    print(`node ${node.node} (pid ${node.pid})`)
+    print(`  in use   ${usage(node.total, node.available)}`)
+    print(`  workers  ${counts(node.workers)}`)
+    const { store } = node
+    print(
+      `  store    ${formatBytes(store.liveBytes)} in ${store.objects} objects, ${formatBytes(store.fileBytes)} of ${formatBytes(store.capacityBytes)} reserved`,
+    )
+  }
+  print(`drivers  ${answer.drivers.map((driver) => `${clean(driver.name)} (pid ${driver.pid})`).join(', ') || 'none'}`)
+  print(`actors   ${counts(answer.actors)}`)
+  print(`groups   ${counts(answer.groups)}`)
+  print(`tasks    ${counts(answer.tasks)}; ${answer.leases} leases`)
+  if (answer.waiting.length === 0) return
+  print(pico.yellow('waiting'))
+  for (const entry of answer.waiting) {
+    const backlog = entry.backlog === undefined ? '' : ` (${entry.backlog} queued)`
+    print(`  ${clean(entry.label)}${backlog} for ${formatMs(entry.waitedMs)}: ${clean(entry.reason)}`)
+  }
+}
