@@ -9,6 +9,7 @@ import type { Class } from 'acorn'
 import { BeamlineError } from '../errors.ts'
 import { emitFunction, type LiveImport, unusedName } from './emit.ts'
 import { computedHeritage, type FreeName, type FunctionFacts, factsOf, type Reading, readName } from './function-facts.ts'
+import { identityOf } from './identity.ts'
 import { type FunctionView, theInspector } from './inspector.ts'
 import {
   builtinOf,
@@ -23,9 +24,11 @@ import {
   requireNode,
   specifierOfBundledImport,
 } from './module-reference.ts'
-import { needsCapturesEarly, ownProperties, staticBlocks } from './own-properties.ts'
+import { creationNeeds, ownProperties, staticBlocks } from './own-properties.ts'
 import type { FunctionNode, Node, PayloadHead, Ref, Slot } from './payload.ts'
+import type { Reference } from './scope-analysis.ts'
 import { COMPLAINTS, type Complaint, complaintAbout, placeOf, refuse, SPECIAL_COMPLAINTS } from './refusals.ts'
+import { type RemoteParts, remoteParts } from './remote-handles.ts'
 
 const EXTERNAL = Symbol.for('beamline.external')
 
@@ -46,6 +49,7 @@ export class Capture {
   readonly #dataOf = new Map<unknown, number>()
   readonly #dataPaths: string[] = []
   readonly #externalOf = new Map<object, number>()
+  readonly #classes = new Set<number>()
   readonly #fromData = new Set<number>()
   #path: string
   #root = 0
@@ -56,19 +60,25 @@ export class Capture {
     this.#path = what
   }
 
-  /** Capture the function that is to be sent. @throws BeamlineError NOT_SERIALIZABLE */
-  run(fn: Function): void {
-    this.#root = this.#function(fn, 'it', this.#byHand)
+  /** Capture the function (or what `remote` made of one) that is to be sent. @throws BeamlineError NOT_SERIALIZABLE */
+  run(target: object): void {
+    const parts = remoteParts(target)
+    this.#root = parts ? this.#remote(target, parts, 'it') : this.#function(target as Function, 'it', this.#byHand)
   }
 
+  /** Once everything is captured. */
   head(): Omit<PayloadHead, 'slots'> {
+    this.#checkOrder()
+    this.#identify()
     return { root: this.#root, nodes: this.nodes }
   }
 
   /** For the codec: functions and branded objects inside the data. */
   readonly externalize = (value: object): Slot => {
-    if (typeof value !== 'function') return { external: this.#external(value) }
-    const node = this.#nodeOf.get(value) ?? this.#function(value as Function, pathTo(value, this.data, this.#dataPaths))
+    const parts = typeof value === 'function' ? undefined : remoteParts(value)
+    if (typeof value !== 'function' && !parts) return { external: this.#external(value) }
+    const path = pathTo(value, this.data, this.#dataPaths)
+    const node = this.#nodeOf.get(value) ?? (parts ? this.#remote(value, parts, path) : this.#function(value as Function, path))
     this.#fromData.add(node)
     return { node }
   }
@@ -84,23 +94,30 @@ export class Capture {
   }
 
   /** Classes inside the data are created while it is decoded: their static parts cannot use it yet. */
-  checkOrder(): void {
+  #checkOrder(): void {
     const seen = new Set<number>()
-    const visit = (index: number, needed: boolean): void => {
+    const visit = (index: number, needsAll: boolean): void => {
       const node = this.nodes[index]
-      if (node?.kind !== 'function' || seen.has(index) || !(needed || node.early)) return
+      if (node?.kind !== 'function' || seen.has(index)) return
       seen.add(index)
       for (const [at, ref] of node.refs.entries()) {
+        if (!needsAll && !node.runsCode && !node.early.includes(at)) continue
         if ('data' in ref) {
           throw refuse(this.#what, `variable "${node.names[at]}"`, {
             reason: 'is needed to create a class that is itself inside captured data',
             hint: 'move the class to a module of its own and export it',
           })
         }
-        if ('node' in ref) visit(ref.node, true)
+        if ('node' in ref) visit(ref.node, needsAll || node.runsCode)
       }
     }
     for (const node of this.#fromData) visit(node, false)
+  }
+
+  #identify(): void {
+    for (const [index, node] of this.nodes.entries()) {
+      if (this.#classes.has(index)) this.nodes[index] = { ...(node as FunctionNode), identity: identityOf(this.nodes, index) }
+    }
   }
 
   #external(value: object): number {
@@ -146,6 +163,20 @@ export class Capture {
     return facts
   }
 
+  #remote(handle: object, { target, options }: RemoteParts, path: string): number {
+    const index = this.#node(handle, { kind: 'global', path: [] })
+    const captures = options['captures'] as Readonly<Record<string, unknown>> | undefined
+    if (captures) {
+      throw refuse(this.#what, path, { reason: 'is a remote function with captures by hand', hint: 'call remote() inside the function that uses it, or let it capture by itself' })
+    }
+    this.nodes[index] = {
+      kind: 'remote',
+      target: this.#function(target, `the function of ${path}`),
+      options: Object.entries(options).map(([name, value]) => ({ name, ref: this.#value(value, `option "${name}" of ${path}`) })),
+    }
+    return index
+  }
+
   #captured(fn: Function, facts: FunctionFacts, path: string, byHand: Readonly<Record<string, unknown>> | undefined): number {
     const { analysis, site, script } = facts
     const place = (offset: number): string => placeOf(script.url, analysis.source, offset)
@@ -167,9 +198,12 @@ export class Capture {
       if (byHand && Object.hasOwn(byHand, name.name)) captures.set(name.name, this.#value(byHand[name.name], `captures.${name.name}`))
       else this.#name(fn, name, facts, { captures, liveImports, missing: byHand ? missing : undefined, place })
     }
-    if (missing.length > 0) throw refuse(this.#what, `${missing.length === 1 ? 'variable' : 'variables'} ${missing.map((n) => `"${n}"`).join(', ')}`, COMPLAINTS.byHand(missing))
+    if (missing.length > 0)
+      throw refuse(this.#what, `${missing.length === 1 ? 'variable' : 'variables'} ${missing.map((n) => `"${n}"`).join(', ')}`, COMPLAINTS.byHand(missing))
     this.#path = outer
-    const { name, properties, isDynamic } = ownProperties(fn, facts, (complaint, key) => refuse(this.#what, key ? `property "${key}" of ${path}` : path, complaint))
+    const { name, properties, isDynamic } = ownProperties(fn, facts, (complaint, key) =>
+      refuse(this.#what, key ? `property "${key}" of ${path}` : path, complaint),
+    )
     const ownName = site.isDeclaration ? captures.get(site.node.id?.name ?? '') : undefined
     const ownNameIsCaptured = site.form !== 'class' && ownName !== undefined && !('node' in ownName && ownName.node === index)
     if (!ownNameIsCaptured && ownName && site.node.id) captures.delete(site.node.id.name)
@@ -177,6 +211,12 @@ export class Capture {
     const parent = heritage && { start: heritage.start, end: heritage.end, text: unusedName('$beamlineParent', analysis.source, site) }
     if (parent) captures.set(parent.text, this.#value(Object.getPrototypeOf(fn), `the parent of ${path}`))
     const names = [...captures.keys()]
+    const { ranges, runsCode } = creationNeeds(site)
+    const isEarly = (reference: Reference): boolean => ranges.some((range) => reference.start >= range.start && reference.end <= range.end)
+    const needed = new Set([
+      ...facts.free.filter((free) => free.references.some(isEarly)).map((free) => free.name),
+      ...liveImports.filter(({ reference }) => isEarly(reference)).map(({ namespace }) => namespace),
+    ])
     const emission = emitFunction(analysis.source, site, name ?? '', names, liveImports, ownNameIsCaptured, parent)
     const start = lineAndColumn(analysis.source, site.start)
     if (properties.length > 0 || isDynamic) this.isDynamic = true
@@ -197,7 +237,9 @@ export class Capture {
       name,
       names,
       refs: names.map((n) => captures.get(n) as Ref),
-      early: needsCapturesEarly(site),
+      early: names.flatMap((n, at) => (runsCode || n === parent?.text || needed.has(n) ? [at] : [])),
+      runsCode,
+      identity: undefined,
       properties: properties.map(({ key, descriptor }) => ({
         key,
         ref: this.#value(descriptor.value, `property "${key}" of ${path}`),
@@ -206,6 +248,7 @@ export class Capture {
         configurable: descriptor.configurable === true,
       })),
     }
+    if (site.form === 'class') this.#classes.add(index)
     this.nodes[index] = node
     return index
   }
@@ -271,8 +314,10 @@ export class Capture {
 
   #require(free: FreeName, parent: string, path: string): number {
     const init = free.binding?.init
-    const fromHere = !free.binding || (init?.type === 'CallExpression' && init.arguments[0]?.type === 'MemberExpression' && init.arguments[0].object.type === 'MetaProperty')
-    if (!fromHere) throw refuse(this.#what, path, { reason: 'is a require function of another file', hint: 'import the module, or use createRequire inside the function' })
+    const fromHere =
+      !free.binding || (init?.type === 'CallExpression' && init.arguments[0]?.type === 'MemberExpression' && init.arguments[0].object.type === 'MetaProperty')
+    if (!fromHere)
+      throw refuse(this.#what, path, { reason: 'is a require function of another file', hint: 'import the module, or use createRequire inside the function' })
     return this.#nodeOf.get(`require ${parent}`) ?? this.#node(`require ${parent}`, requireNode(parent))
   }
 
@@ -301,9 +346,11 @@ export class Capture {
     }
     if (typeof value === 'function') return { node: this.#function(value, path) }
     if (typeof value !== 'object' || value === null) return { value }
-    if (EXTERNAL in value) return { external: this.#external(value) }
     const seen = this.#nodeOf.get(value)
     if (seen !== undefined) return { node: seen }
+    const parts = types.isProxy(value) ? undefined : remoteParts(value)
+    if (parts) return { node: this.#remote(value, parts, path) }
+    if (EXTERNAL in value) return { external: this.#external(value) }
     const named = types.isProxy(value) ? undefined : (globalOf(value) ?? moduleOf(value) ?? builtinOf(value) ?? commonJsModuleOf(value))
     if (named) return { node: this.#node(value, named) }
     const complaint = complaintAbout(value)

@@ -8,7 +8,6 @@
  */
 import { type FunctionSite, RESERVED, type Reference } from './scope-analysis.ts'
 
-
 export interface Emission {
   readonly source: string
   /** where the text begins in it */
@@ -43,7 +42,11 @@ export function emitFunction(
   const edits = liveImports.map(({ reference, namespace, exported }) => ({
     start: reference.start,
     end: reference.end,
-    text: spell(reference, `${namespace}${/^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(exported) ? `.${exported}` : `[${JSON.stringify(exported)}]`}`, identity),
+    text: spell(
+      reference,
+      `${namespace}${/^[\p{ID_Start}$_][\p{ID_Continue}$]*$/u.test(exported) ? `.${exported}` : `[${JSON.stringify(exported)}]`}`,
+      identity,
+    ),
   }))
   if (parent) edits.push(parent)
   const { id } = site.node

@@ -59,7 +59,9 @@ export function factsOf(fn: Function, view: FunctionView): FunctionFacts | strin
   if (analysis instanceof SyntaxError) return `is written in a script that cannot be read (${analysis.message})`
   const site = siteOf(analysis, Function.prototype.toString.call(fn), offsetOf(analysis.source, script, location))
   if (!site) return 'has a source text that cannot be found in its script'
-  const specials = analysis.specials.filter((s) => s.start >= site.bodyStart && s.start < site.end && (s.owner === undefined || encloses(s.owner, site.outerScope)))
+  const specials = analysis.specials.filter(
+    (s) => s.start >= site.bodyStart && s.start < site.end && (s.owner === undefined || encloses(s.owner, site.outerScope)),
+  )
   return { script, analysis, site, view, specials, free: freeNames(analysis, site) }
 }
 

@@ -4,12 +4,13 @@
  * Synchronous, exact or refused. What a call captures is what it captures now: the result is kept only while nothing that went into
  * it can have changed.
  */
-import { hash as digest } from 'node:crypto'
 import { Capture } from './capture.ts'
+import { keep, keptFor, shippedFrom } from './kept.ts'
 import { encodePayload } from './payload.ts'
 
 export { load } from './load.ts'
 export { setEntry } from './module-reference.ts'
+export { REMOTE, type RemoteParts, setRemote } from './remote-handles.ts'
 
 export interface ShippedFunction {
   /** of the bytes: equal hashes load as equal functions */
@@ -19,17 +20,8 @@ export interface ShippedFunction {
   readonly externals: readonly unknown[]
 }
 
-interface Kept {
-  readonly shipped: ShippedFunction
-  readonly functions: readonly Function[]
-  /** own keys that each function had */
-  readonly keys: number
-}
-
-const kept = new WeakMap<Function, Kept>()
-
 /**
- * A function or class with everything that it needs elsewhere, as its captured variables are now.
+ * A function or class (or what `remote` made of one) with everything that it needs elsewhere, as its captured variables are now.
  *
  * A function that only uses imports, globals, constants of primitive value and functions of that kind is captured once; after that a
  * call costs less than a microsecond. Others are read again at each call: about 0.3 ms and the encoding of what they capture.
@@ -37,28 +29,21 @@ const kept = new WeakMap<Function, Kept>()
  * @param captures - the captured variables by hand; others than these, imports and globals are refused
  * @throws BeamlineError `NOT_SERIALIZABLE` naming the variable, its place, and what to do
  */
-export function ship(fn: Function, captures?: Readonly<Record<string, unknown>>): ShippedFunction {
-  const known = captures === undefined ? kept.get(fn) : undefined
-  if (known && countKeys(known.functions) === known.keys) return known.shipped
+export function ship(fn: object, captures?: Readonly<Record<string, unknown>>): ShippedFunction {
+  const known = captures === undefined ? keptFor(fn) : undefined
+  if (known) return known
   const what = describe(fn)
   const capture = new Capture(what, captures)
   let bytes: Uint8Array
   try {
     capture.run(fn)
     bytes = encodePayload(what, capture.data, capture.externalize, () => capture.head())
-    capture.checkOrder()
   } catch (error) {
     throw capture.explain(error)
   }
-  const shipped = { hash: digest('sha256', bytes, 'hex').slice(0, 32), bytes, externals: capture.externals }
-  if (captures === undefined && !capture.isDynamic) kept.set(fn, { shipped, functions: capture.functions, keys: countKeys(capture.functions) })
+  const shipped = shippedFrom(bytes, capture.externals)
+  if (captures === undefined && !capture.isDynamic) keep(fn, shipped, capture.functions)
   return shipped
-}
-
-function countKeys(functions: readonly Function[]): number {
-  let count = 0
-  for (const fn of functions) count += Reflect.ownKeys(fn).length
-  return count
 }
 
 /** A function's name for messages; `anonymous` where it has none. */
@@ -67,7 +52,8 @@ export function functionName(fn: Function): string {
   return typeof name === 'string' && name !== '' ? name : 'anonymous'
 }
 
-function describe(fn: Function): string {
+function describe(fn: object): string {
+  if (typeof fn !== 'function') return 'a remote function'
   const kind = /^class\b/.test(Function.prototype.toString.call(fn)) ? 'class' : 'function'
   return `${kind} "${functionName(fn)}"`
 }

@@ -8,7 +8,9 @@ import { createRequire } from 'node:module'
 import { constants, Script } from 'node:vm'
 import { BeamlineError } from '../errors.ts'
 import { isEntry, rememberModule } from './module-reference.ts'
-import { decodePayload, type FunctionNode, type ImportNode, type Node, type PayloadHead, type Ref } from './payload.ts'
+import { keep, shippedFrom } from './kept.ts'
+import { decodePayload, encodeFrom, type FunctionNode, type ImportNode, type Node, type PayloadHead, type Ref } from './payload.ts'
+import { makeRemote } from './remote-handles.ts'
 
 /**
  * The function that `ship` described, with everything that it captured.
@@ -17,14 +19,17 @@ import { decodePayload, type FunctionNode, type ImportNode, type Node, type Payl
  * @throws whatever importing a module that it needs throws
  */
 export async function load(bytes: Uint8Array, externals: readonly unknown[]): Promise<Function> {
-  const { head, data } = decodePayload(bytes)
+  const { head, hasData, data } = decodePayload(bytes)
   const imported = new Map<number, unknown>()
   await Promise.all(
     head.nodes.map(async (node, index) => {
       if (node.kind === 'import') imported.set(index, await importModule(node))
     }),
   )
-  return new Loading(head, imported, externals).run(data)
+  const loading = new Loading(head, imported, externals)
+  const root = loading.run(data)
+  if (!hasData && head.nodes.every((node) => node.kind !== 'function' || node.properties.length === 0)) loading.keep(bytes)
+  return root
 }
 
 async function importModule(node: ImportNode): Promise<unknown> {
@@ -73,7 +78,15 @@ function follow(start: unknown, path: readonly string[]): unknown {
 interface Created {
   readonly value: unknown
   readonly setCaptures: ((values: readonly unknown[]) => void) | undefined
+  /** it is complete already */
+  readonly isShared?: boolean
 }
+
+/** Classes of earlier payloads by identity. */
+const classes = new Map<string, WeakRef<Function>>()
+const collected = new FinalizationRegistry<string>((identity) => {
+  if (!classes.get(identity)?.deref()) classes.delete(identity)
+})
 
 class Loading {
   readonly #head: PayloadHead
@@ -103,6 +116,18 @@ class Loading {
     return this.#created.get(this.#head.root)?.value as Function
   }
 
+  /** Nothing in it can change: what it is made of may be sent on as it came. */
+  keep(bytes: Uint8Array): void {
+    const functions = this.#head.nodes.flatMap((node, index) => (node.kind === 'function' ? [this.#created.get(index)?.value as Function] : []))
+    const again = (index: number): void => {
+      const target = this.#created.get(index)?.value
+      if (typeof target !== 'function') return
+      keep(target, shippedFrom(index === this.#head.root ? bytes.slice() : encodeFrom(index, this.#head), this.#externals), functions)
+    }
+    again(this.#head.root)
+    for (const node of this.#head.nodes) if (node.kind === 'remote' && node.target !== this.#head.root) again(node.target)
+  }
+
   #create(index: number): unknown {
     const done = this.#created.get(index)
     if (done) return done.value
@@ -117,6 +142,8 @@ class Loading {
 
   #named(node: Exclude<Node, FunctionNode>, index: number): unknown {
     switch (node.kind) {
+      case 'remote':
+        return makeRemote(this.#create(node.target) as Function, Object.fromEntries(node.options.map(({ name, ref }) => [name, this.#value(ref)])))
       case 'import':
         return this.#imported.get(index)
       case 'commonjs':
@@ -129,10 +156,15 @@ class Loading {
   }
 
   #function(node: FunctionNode): Created {
+    const known = node.identity === undefined ? undefined : classes.get(node.identity)?.deref()
+    if (known) return { value: known, setCaptures: undefined, isShared: true }
     const script = compile(node.source, { filename: node.url || 'beamline:function', lineOffset: node.line, columnOffset: node.column })
     const factory = script.runInThisContext() as (...captures: unknown[]) => [unknown, Created['setCaptures']]
-    if (node.early) this.#ready(node.refs, new Set())
-    const [made, setCaptures] = factory.apply(undefined, node.early ? this.#values(node.refs) : [])
+    if (node.runsCode) this.#ready(node.refs, new Set())
+    const [made, setCaptures] = factory.apply(
+      undefined,
+      node.refs.map((ref, at) => (node.early.includes(at) ? this.#value(ref) : undefined)),
+    )
     const value = node.member ? Object.getOwnPropertyDescriptor(made, node.member.key)?.[node.member.slot] : made
     return { value, setCaptures }
   }
@@ -161,7 +193,8 @@ class Loading {
     return 'symbol' in ref ? Symbol.for(ref.symbol) : ref.value
   }
 
-  #finish(node: FunctionNode, { value, setCaptures }: Created): void {
+  #finish(node: FunctionNode, { value, setCaptures, isShared }: Created): void {
+    if (isShared) return
     setCaptures?.(this.#values(node.refs))
     const fn = value as Function
     if (node.name === null) Reflect.deleteProperty(fn, 'name')
@@ -169,5 +202,8 @@ class Loading {
     for (const { key, ref, writable, enumerable, configurable } of node.properties) {
       Object.defineProperty(fn, key, { value: this.#value(ref), writable, enumerable, configurable })
     }
+    if (node.identity === undefined) return
+    classes.set(node.identity, new WeakRef(fn))
+    collected.register(fn, node.identity)
   }
 }

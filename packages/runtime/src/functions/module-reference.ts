@@ -48,7 +48,13 @@ export function importNode(specifier: string, parent: string, name = '*', attrib
 }
 
 /** The export that a function is, of the module that it is written in; undefined when it is none. */
-export function exportOf(fn: Function, script: ScriptInfo, analysis: ScriptAnalysis, site: FunctionSite, view: FunctionView): ImportNode | CommonJsNode | undefined {
+export function exportOf(
+  fn: Function,
+  script: ScriptInfo,
+  analysis: ScriptAnalysis,
+  site: FunctionSite,
+  view: FunctionView,
+): ImportNode | CommonJsNode | undefined {
   if (!script.url.startsWith('file:') || isEntry(script.url)) return undefined
   if (!script.isModule) return commonJsExport(fn, script.url)
   if (site.isDefaultExport) return importNode(script.url, script.url, 'default')
@@ -129,7 +135,8 @@ function addBuiltin(map: NonNullable<typeof builtins>, specifier: string, path: 
   if (typeof value === 'function' || path.length === 0 || depth > 0) map.set(value, { specifier, path })
   if (depth === 0) return
   for (const [key, descriptor] of Object.entries(Object.getOwnPropertyDescriptors(value))) {
-    if (typeof descriptor.value === 'function') map.has(descriptor.value) || globalOf(descriptor.value) || map.set(descriptor.value, { specifier, path: [...path, key] })
+    if (typeof descriptor.value === 'function')
+      map.has(descriptor.value) || globalOf(descriptor.value) || map.set(descriptor.value, { specifier, path: [...path, key] })
     else if (path.length === 0 && descriptor.enumerable) addBuiltin(map, specifier, [key], descriptor.value ?? readGetter(value, key, descriptor), depth - 1)
   }
 }

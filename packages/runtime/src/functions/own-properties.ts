@@ -2,7 +2,7 @@
  * What a function object carries beyond its text: own properties, prototype, static state. Kept where evaluating the text again and
  * setting data properties gives the same, refused otherwise.
  */
-import type { Class, MethodDefinition, PropertyDefinition, StaticBlock } from 'acorn'
+import type { AnyNode, Class, MethodDefinition, PropertyDefinition, StaticBlock } from 'acorn'
 import { type FunctionFacts, readName } from './function-facts.ts'
 import { theInspector } from './inspector.ts'
 import type { Complaint } from './refusals.ts'
@@ -20,11 +20,17 @@ const INTRINSIC_PROTOTYPES: ReadonlySet<unknown> = new Set(
   [function () {}, async () => {}, function* () {}, async function* () {}].map((fn) => Object.getPrototypeOf(fn) as unknown),
 )
 
-const AUGMENTED: Complaint = { reason: 'was added or replaced after the class was written', hint: 'write it in the class body, or export the class from a module of its own' }
+const AUGMENTED: Complaint = {
+  reason: 'was added or replaced after the class was written',
+  hint: 'write it in the class body, or export the class from a module of its own',
+}
 const SYMBOL_STATE: Complaint = { reason: 'is keyed by a symbol, which has no equal in another process', hint: 'use a string key' }
 const ACCESSOR: Complaint = { reason: 'is an accessor that was defined from outside', hint: 'use a plain property, or write it in the class body' }
 const PROTOTYPE: Complaint = { reason: 'has a prototype that was changed', hint: 'write it as a class, or export it from a module of its own' }
-const PRIVATE_STATE: Complaint = { reason: 'is private static state that has changed since the class was written', hint: 'use a public static field, or pass the state as an argument' }
+const PRIVATE_STATE: Complaint = {
+  reason: 'is private static state that has changed since the class was written',
+  hint: 'use a public static field, or pass the state as an argument',
+}
 
 export function ownProperties(fn: Function, facts: FunctionFacts, refusal: (complaint: Complaint, key?: string) => Error): OwnProperties {
   const { site } = facts
@@ -48,14 +54,41 @@ export function ownProperties(fn: Function, facts: FunctionFacts, refusal: (comp
   return { name, properties, isDynamic: checkPrivateStatics(fn, site, refusal) }
 }
 
-/** Captured names are used while the class is created. */
-export function needsCapturesEarly(site: FunctionSite): boolean {
-  if (site.form !== 'class') return false
+export interface CreationNeeds {
+  /** ranges of the text that are evaluated while the class is created */
+  readonly ranges: readonly { readonly start: number; readonly end: number }[]
+  /** something is called there, and may use any captured name */
+  readonly runsCode: boolean
+}
+
+/** What a function or class needs while it is created: nothing, but for a class's heritage, computed keys and static parts. */
+export function creationNeeds(site: FunctionSite): CreationNeeds {
+  if (site.form !== 'class') return { ranges: [], runsCode: false }
   const node = site.node as Class
-  return (
-    node.superClass != null ||
-    node.body.body.some((member) => member.type === 'StaticBlock' || member.computed || (member.type === 'PropertyDefinition' && member.static && member.value))
-  )
+  const ranges: AnyNode[] = node.superClass ? [node.superClass] : []
+  let runsCode = false
+  for (const member of node.body.body) {
+    const evaluated: AnyNode[] = []
+    if (member.type === 'StaticBlock') evaluated.push(member)
+    else {
+      if (member.computed) evaluated.push(member.key)
+      if (member.type === 'PropertyDefinition' && member.static && member.value) evaluated.push(member.value)
+    }
+    ranges.push(...evaluated)
+    runsCode ||= evaluated.some((part) => callsSomething(part))
+  }
+  return { ranges, runsCode }
+}
+
+/** A call outside of nested functions. */
+function callsSomething(node: AnyNode): boolean {
+  if (/^(Call|New|TaggedTemplate)Expression$/.test(node.type)) return true
+  if (/Function(Expression|Declaration)$/.test(node.type)) return false
+  return Object.values(node).some((child: unknown) => (Array.isArray(child) ? child : [child]).some((item) => isNode(item) && callsSomething(item)))
+}
+
+function isNode(value: unknown): value is AnyNode {
+  return typeof value === 'object' && value !== null && typeof (value as { type?: unknown }).type === 'string'
 }
 
 export function staticBlocks(site: FunctionSite): readonly StaticBlock[] {
@@ -65,7 +98,9 @@ export function staticBlocks(site: FunctionSite): readonly StaticBlock[] {
 type Member = MethodDefinition | PropertyDefinition
 
 function classMembers(node: Class): Member[] {
-  return node.body.body.filter((member) => member.type === 'MethodDefinition' || member.type === 'PropertyDefinition').filter((m) => m.key.type !== 'PrivateIdentifier')
+  return node.body.body
+    .filter((member) => member.type === 'MethodDefinition' || member.type === 'PropertyDefinition')
+    .filter((m) => m.key.type !== 'PrivateIdentifier')
 }
 
 function keyOf(member: Member): string | undefined {
@@ -89,7 +124,10 @@ function isMember(descriptor: PropertyDescriptor, key: string | symbol, members:
 }
 
 function isOverwritten(descriptor: PropertyDescriptor, key: string | symbol, members: readonly Member[]): boolean {
-  return typeof descriptor.value === 'function' && members.some((member) => member.type === 'MethodDefinition' && keyOf(member) === key && descriptor.enumerable === true)
+  return (
+    typeof descriptor.value === 'function' &&
+    members.some((member) => member.type === 'MethodDefinition' && keyOf(member) === key && descriptor.enumerable === true)
+  )
 }
 
 function expectedLength(site: FunctionSite): number {
@@ -119,7 +157,8 @@ function checkClass(fn: Function, facts: FunctionFacts, members: readonly Member
   const keys = Reflect.ownKeys(prototype)
   for (const key of keys) {
     const descriptor = Object.getOwnPropertyDescriptor(prototype, key) as PropertyDescriptor
-    if (key === 'constructor' ? descriptor.value !== fn : !isMember(descriptor, key, methods, facts) || descriptor.enumerable) throw refusal(AUGMENTED, `prototype.${String(key)}`)
+    if (key === 'constructor' ? descriptor.value !== fn : !isMember(descriptor, key, methods, facts) || descriptor.enumerable)
+      throw refusal(AUGMENTED, `prototype.${String(key)}`)
   }
   for (const method of methods) {
     const key = keyOf(method)
@@ -141,9 +180,15 @@ function checkClass(fn: Function, facts: FunctionFacts, members: readonly Member
 /** The text gives a private static field its first value; nothing can set another from outside. */
 function checkPrivateStatics(fn: Function, site: FunctionSite, refusal: (complaint: Complaint, key?: string) => Error): boolean {
   if (site.form !== 'class') return false
-  const fields = (site.node as Class).body.body.filter((m) => m.type === 'PropertyDefinition' && m.static && m.key.type === 'PrivateIdentifier') as PropertyDefinition[]
+  const fields = (site.node as Class).body.body.filter(
+    (m) => m.type === 'PropertyDefinition' && m.static && m.key.type === 'PrivateIdentifier',
+  ) as PropertyDefinition[]
   if (fields.length === 0) return false
-  const values = new Map(theInspector().view(fn).privateNames.map((p) => [p.name, p]))
+  const values = new Map(
+    theInspector()
+      .view(fn)
+      .privateNames.map((p) => [p.name, p]),
+  )
   for (const { key, value: init } of fields) {
     const name = `#${key.type === 'PrivateIdentifier' ? key.name : ''}`
     const now = values.get(name)

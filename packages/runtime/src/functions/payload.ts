@@ -59,8 +59,12 @@ export interface FunctionNode {
   readonly name: string | null | undefined
   readonly names: readonly string[]
   readonly refs: readonly Ref[]
-  /** captures are needed while it is created: heritage, static initialisers */
-  readonly early: boolean
+  /** of `refs`: values that are needed while it is created (heritage, static initialisers) */
+  readonly early: readonly number[]
+  /** its static initialisers call something, which may need all captures with all of theirs */
+  readonly runsCode: boolean
+  /** of a class: equal in every payload that brings the same one */
+  readonly identity: string | undefined
   readonly properties: readonly FunctionProperty[]
 }
 
@@ -72,7 +76,14 @@ export interface FunctionProperty {
   readonly configurable: boolean
 }
 
-export type Node = ImportNode | CommonJsNode | GlobalNode | RequireNode | FunctionNode
+/** What `remote()` made of a function or class. */
+export interface RemoteNode {
+  readonly kind: 'remote'
+  readonly target: number
+  readonly options: readonly { readonly name: string; readonly ref: Ref }[]
+}
+
+export type Node = ImportNode | CommonJsNode | GlobalNode | RequireNode | FunctionNode | RemoteNode
 
 /** What an index that the codec asked for stands for. */
 export type Slot = { readonly node: number } | { readonly external: number }
@@ -90,7 +101,12 @@ const PREFIX = 4
  * @param data - captured values; functions that the codec meets inside may add to it
  * @param externalize - makes a slot of a function or branded object
  */
-export function encodePayload(what: string, data: readonly unknown[], externalize: (value: object) => Slot, head: () => Omit<PayloadHead, 'slots'>): Uint8Array {
+export function encodePayload(
+  what: string,
+  data: readonly unknown[],
+  externalize: (value: object) => Slot,
+  head: () => Omit<PayloadHead, 'slots'>,
+): Uint8Array {
   let body: Encoded | undefined
   const slots: Slot[] = []
   let length = 0
@@ -99,7 +115,16 @@ export function encodePayload(what: string, data: readonly unknown[], externaliz
     slots.length = 0
     body = encode(data.slice(), what, (value) => slots.push(externalize(value)) - 1)
   }
-  const start = encodeInline({ ...head(), slots }, what)
+  return join({ ...head(), slots }, body, what)
+}
+
+/** The same graph without data, from another of its nodes. */
+export function encodeFrom(root: number, head: PayloadHead): Uint8Array {
+  return join({ ...head, root }, undefined, 'a function')
+}
+
+function join(head: PayloadHead, body: Encoded | undefined, what: string): Uint8Array {
+  const start = encodeInline(head, what)
   const bodyAt = body ? Math.ceil((PREFIX + start.length) / ALIGNMENT) * ALIGNMENT : PREFIX + start.length
   const bytes = new Uint8Array(bodyAt + (body?.byteLength ?? 0))
   new DataView(bytes.buffer).setUint32(0, start.length, true)
@@ -109,12 +134,13 @@ export function encodePayload(what: string, data: readonly unknown[], externaliz
 }
 
 /** `data` is decoded when it is called, so that functions inside it can exist by then. */
-export function decodePayload(bytes: Uint8Array): { head: PayloadHead; data: (internalize: (index: number) => unknown) => readonly unknown[] } {
+export function decodePayload(bytes: Uint8Array): { head: PayloadHead; hasData: boolean; data: (internalize: (index: number) => unknown) => readonly unknown[] } {
   const length = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true)
   const head = decode(bytes.subarray(PREFIX, PREFIX + length)) as PayloadHead
   const bodyAt = Math.ceil((PREFIX + length) / ALIGNMENT) * ALIGNMENT
   return {
     head,
+    hasData: bodyAt < bytes.length,
     data: (internalize) => (bodyAt < bytes.length ? (decode(bytes.subarray(bodyAt), internalize) as unknown[]) : []),
   }
 }

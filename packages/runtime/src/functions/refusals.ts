@@ -87,12 +87,18 @@ export const COMPLAINTS = {
     reason: 'is a global that this program set; a worker does not have it',
     hint: `copy it into a constant outside the function (const my${name[0]?.toUpperCase()}${name.slice(1)} = ${name}), or import it`,
   }),
-  replacedGlobal: { reason: 'is a standard global that this program replaced; a worker has the original', hint: 'capture the replacement under a name of its own' },
+  replacedGlobal: {
+    reason: 'is a standard global that this program replaced; a worker has the original',
+    hint: 'capture the replacement under a name of its own',
+  },
   symbol: { reason: 'is a unique symbol, which has no equal in another process', hint: 'use Symbol.for(key)' },
   bound: { reason: 'is a bound function', hint: 'write an arrow function that makes the call instead' },
   native: { reason: 'is a native function that no global and no node: module exports', hint: 'call it from an ordinary function that gets it inside' },
   noSource: (reason: string): Complaint => ({ reason, hint: 'move it to a module of its own and export it' }),
-  staticBlock: { reason: 'is used by a static block, which would run again on a copy of it', hint: 'move the static block to a function, or export the class from a module of its own' },
+  staticBlock: {
+    reason: 'is used by a static block, which would run again on a copy of it',
+    hint: 'move the static block to a function, or export the class from a module of its own',
+  },
   byHand: (names: readonly string[]): Complaint => ({
     reason: `${names.length === 1 ? 'is' : 'are'} used by the function and not among its captures`,
     hint: `add ${names.join(', ')} to { captures }, or leave captures out to have them found`,
@@ -105,7 +111,10 @@ export const SPECIAL_COMPLAINTS: Readonly<Record<string, Complaint>> = {
   super: { reason: 'is used outside its class', hint: 'send the class instead of the method' },
   'new.target': { reason: 'belongs to the function around it', hint: 'copy it into a constant and use that' },
   arguments: { reason: 'belongs to the function around it', hint: 'use a rest parameter (...args) outside and capture that' },
-  'import.meta': { reason: 'belongs to the module that it is written in', hint: 'copy what you need (const url = import.meta.url) into a constant outside the function' },
+  'import.meta': {
+    reason: 'belongs to the module that it is written in',
+    hint: 'copy what you need (const url = import.meta.url) into a constant outside the function',
+  },
   'private name': { reason: 'is private to a class that is not part of the function', hint: 'send the class instead of the method' },
   eval: { reason: 'is called directly, so that the names it uses cannot be known', hint: 'use new Function(…) or an ordinary function' },
   with: { reason: 'makes names unpredictable', hint: 'read the properties explicitly' },

@@ -109,7 +109,10 @@ export function analyseScript(source: string, isModule: boolean): ScriptAnalysis
   return new Analyser(source, isModule).run(program)
 }
 
-function parseScript(source: string, options: { ecmaVersion: 'latest'; allowHashBang: boolean; allowReturnOutsideFunction: boolean; allowAwaitOutsideFunction: boolean }): Program {
+function parseScript(
+  source: string,
+  options: { ecmaVersion: 'latest'; allowHashBang: boolean; allowReturnOutsideFunction: boolean; allowAwaitOutsideFunction: boolean },
+): Program {
   try {
     return parse(source, { ...options, sourceType: 'script', allowSuperOutsideMethod: true })
   } catch (error) {
@@ -255,7 +258,8 @@ class Analyser {
       case 'ObjectExpression':
         for (const property of node.properties) {
           if (property.type === 'SpreadElement') this.#visit(property.argument, scope)
-          else if (property.method || property.kind !== 'init') this.#member(property, property.value as FunctionNode, scope, this.#scope(scope, { superScope: scope }))
+          else if (property.method || property.kind !== 'init')
+            this.#member(property, property.value as FunctionNode, scope, this.#scope(scope, { superScope: scope }))
           else {
             if (property.computed) this.#visit(property.key, scope)
             this.#visit(property.value, scope, property.shorthand ? { position: 'shorthand' } : {})
