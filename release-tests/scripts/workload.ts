@@ -2,8 +2,11 @@
  * What the release tests run on the cluster: no-op tasks and actors, and tasks and actors that are clients themselves.
  * A module of its own, so that workers import it by its exports. Values are two bytes, as in the reference system's suite.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import { get, put, remote } from '@beamline/runtime'
 import type { ActorHandle, ObjectRef } from '@beamline/runtime'
+import { processReport } from '@beamline/runtime/testing'
+import { collectGarbage, type ProcessHeap } from '../src/heap.ts'
 
 /** The payload of every no-op. */
 export const OK = 'ok'
@@ -79,4 +82,22 @@ export const callInTurn = remote(async function callInTurn(servers: readonly Act
       return server.smallValue.remote()
     }),
   )
+})
+
+/** What the worker that runs this holds, after a garbage collection. It stays for `ms`, so that as many calls as there are workers reach them all. */
+export const holdings = remote(async function holdings(ms: number): Promise<ProcessHeap & { readonly references: number }> {
+  const heap = await collectGarbage()
+  const { ownedObjects, borrowedObjects } = processReport()
+  await delay(ms)
+  return { ...heap, references: ownedObjects + borrowedObjects }
+})
+
+/** Bytes in shared memory as an argument, and bytes of the same size as a result. */
+export const echoBytes = remote(function echoBytes(bytes: Uint8Array): Uint8Array {
+  return bytes.slice()
+})
+
+/** A reference inside an argument: the task borrows the object. */
+export const readNested = remote(async function readNested({ ref }: { readonly ref: ObjectRef<Uint8Array> }): Promise<number> {
+  return (await get(ref)).byteLength
 })
