@@ -6,9 +6,9 @@ import { current } from '../core/current.ts'
 import type { ActorClient, ActorDescription, MethodInfo } from '../core/actors.ts'
 import type { HeldHandle, ObjectEntry } from '../core/object-entry.ts'
 import type { CallTemplate } from '../core/task-record.ts'
-import { EXTERNAL } from '../core/values.ts'
+import { EXTERNAL } from '../core/external.ts'
 import { BeamlineError } from '../errors.ts'
-import { ship } from '../functions/index.ts'
+import { REMOTE, type RemoteParts } from '../functions/remote-handles.ts'
 import { LIMITS } from '../limits.ts'
 import { ObjectRef, ObjectRefStream } from './object-ref.ts'
 import { checkNames, RESOURCE_OPTIONS, type ResourceOptions, toShape, whole } from './options.ts'
@@ -178,6 +178,14 @@ class ClassHandle {
   readonly #methods: Record<string, MethodInfo>
   readonly #maxConcurrency: number
 
+  static {
+    // It travels as what it was made of.
+    const get = function (this: ClassHandle): RemoteParts {
+      return { target: this.#Class, options: this.#options as RemoteParts['options'] }
+    }
+    Object.defineProperties(this.prototype, { [EXTERNAL]: { value: true }, [REMOTE]: { get } })
+  }
+
   constructor(Class: Function, options: ActorOptions) {
     checkNames('an actor', options, ACTOR_OPTIONS)
     toShape(options, 0)
@@ -203,7 +211,7 @@ class ClassHandle {
     const className = this.#Class.name || 'anonymous class'
     const runtime = current(`${className}.remote()`)
     const { name = '', namespace = runtime.namespace, detached = false, getIfExists = false, maxRestarts = 0, maxTaskRetries = 0, maxPendingCalls = 0 } = this.#options
-    const { hash, value } = runtime.values.functionToWire(ship(this.#Class, this.#options.captures))
+    const { hash, value } = runtime.values.functionToWire(runtime.ship(this.#Class, this.#options.captures))
     const template: CallTemplate = {
       name: className, hash, function: value, returns: 1, streaming: false, itemsMax: 0, actor: '', method: 'constructor', concurrencyGroup: '',
       retryOn: undefined, maxCalls: 0, maxRetries: 0, timeoutMs: undefined,

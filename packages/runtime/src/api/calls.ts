@@ -152,7 +152,7 @@ export async function put<T>(value: T): Promise<ObjectRef<T>> {
 }
 
 export interface WaitOptions extends GetOptions {
-  /** How many must be ready. Default 1. */
+  /** How many must be ready. Default 1; 0 only looks. */
   readonly count?: number
 }
 
@@ -167,7 +167,7 @@ let waitStamp = 0
  */
 export async function wait<T extends ObjectRef<unknown>>(refs: readonly T[], options: WaitOptions = {}): Promise<{ ready: T[]; pending: T[] }> {
   const runtime = current('wait()')
-  const count = options.count === undefined ? 1 : whole('count', options.count, 1)
+  const count = options.count === undefined ? Math.min(1, refs.length) : whole('count', options.count, 0)
   const stamp = ++waitStamp
   const distinct: T[] = []
   const entries: ObjectEntry[] = []

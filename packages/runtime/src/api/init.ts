@@ -2,6 +2,7 @@
  * `init()`: this program joins a cluster, its own or a running one.
  */
 import { randomBytes } from 'node:crypto'
+import { enableCompileCache } from 'node:module'
 import { constants } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -88,7 +89,8 @@ export async function init(options: InitOptions = {}): Promise<Cluster> {
 
 async function start(options: InitOptions): Promise<Cluster> {
   const address = options.address ?? (process.env['BEAMLINE_ADDRESS'] || undefined)
-  // The native and network parts load while the daemon starts.
+  // The network part, the parser and the rest load while the daemon starts, and from the cache at the next start.
+  enableCompileCache()
   const runtimeModule = import('../core/runtime.ts')
   const daemon = address === undefined ? await startOwn(options) : undefined
   const found = daemon ?? (await locate(address as string, options.token))

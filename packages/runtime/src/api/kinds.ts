@@ -1,5 +1,5 @@
 /** How references and handles look to the core; see {@link ExternalKinds}. */
-import type { ExternalKinds } from '../core/values.ts'
+import type { ExternalKinds } from '../core/external.ts'
 import { makeHandle, targetOf } from './actor.ts'
 import { entryOf, ObjectRef } from './object-ref.ts'
 

@@ -4,10 +4,22 @@
 import type { ItemStream } from '../core/item-stream.ts'
 import type { ObjectEntry } from '../core/object-entry.ts'
 import { current } from '../core/current.ts'
-import { EXTERNAL } from '../core/values.ts'
+import { EXTERNAL } from '../core/external.ts'
 import { BeamlineError } from '../errors.ts'
 
-const released = new FinalizationRegistry<ObjectEntry>((entry) => entry.unhold())
+/** What a reference holds, apart from it: the finalizer must not see an entry that was released by hand. */
+interface Held {
+  entry: ObjectEntry | undefined
+}
+
+// Without unregister tokens: a token costs ten times as much as the registration itself.
+const collected = new FinalizationRegistry<Held>(letGo)
+
+function letGo(held: Held): void {
+  const { entry } = held
+  held.entry = undefined
+  entry?.unhold()
+}
 
 let entryOfRef: (ref: ObjectRef<unknown>) => ObjectEntry
 
@@ -22,19 +34,20 @@ let entryOfRef: (ref: ObjectRef<unknown>) => ObjectEntry
 export class ObjectRef<T> {
   /** Only for the type system: what the reference refers to. */
   declare readonly type: T
-  #entry: ObjectEntry | undefined
+  readonly #held: Held
 
   static {
     entryOfRef = (ref) => {
-      if (ref.#entry) return ref.#entry
+      const { entry } = ref.#held
+      if (entry) return entry
       throw new BeamlineError('INVALID_ARGUMENT', { what: 'an ObjectRef', got: 'released', expected: 'one that is still held' })
     }
   }
 
   /** Made by the runtime only. */
   constructor(entry: ObjectEntry) {
-    this.#entry = entry.hold()
-    released.register(this, entry, this)
+    this.#held = { entry: entry.hold() }
+    collected.register(this, this.#held)
   }
 
   /** `<owner process>:<number>`; the same on every process. */
@@ -44,11 +57,7 @@ export class ObjectRef<T> {
 
   /** Lets go of the object now instead of at collection. The reference cannot be used afterwards. */
   release(): void {
-    const entry = this.#entry
-    if (!entry) return
-    this.#entry = undefined
-    released.unregister(this)
-    entry.unhold()
+    letGo(this.#held)
   }
 
   [Symbol.dispose](): void {
@@ -56,7 +65,7 @@ export class ObjectRef<T> {
   }
 
   toString(): string {
-    return this.#entry ? `ObjectRef(${this.id})` : 'ObjectRef(released)'
+    return this.#held.entry ? `ObjectRef(${this.id})` : 'ObjectRef(released)'
   }
 
   toJSON(): string {
@@ -86,7 +95,7 @@ export class ObjectRefStream<T> implements AsyncIterableIterator<ObjectRef<T>, u
   /** Made by the runtime only. */
   constructor(stream: ItemStream) {
     this.#stream = stream
-    dropped.register(this, stream, this)
+    dropped.register(this, stream)
   }
 
   [Symbol.asyncIterator](): this {
@@ -103,7 +112,6 @@ export class ObjectRefStream<T> implements AsyncIterableIterator<ObjectRef<T>, u
   }
 
   async return(): Promise<IteratorResult<ObjectRef<T>, undefined>> {
-    dropped.unregister(this)
     this.#stream.stop()
     return { done: true, value: undefined }
   }

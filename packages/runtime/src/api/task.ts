@@ -5,8 +5,10 @@ import { current } from '../core/current.ts'
 import type { Runtime } from '../core/runtime.ts'
 import type { ShapeQueue } from '../core/shape-queue.ts'
 import type { CallTemplate } from '../core/task-record.ts'
+import { EXTERNAL } from '../core/external.ts'
 import { BeamlineError } from '../errors.ts'
-import { type ShippedFunction, ship } from '../functions/index.ts'
+import { REMOTE, type RemoteParts } from '../functions/remote-handles.ts'
+import type { ShippedFunction } from '../functions/index.ts'
 import { LIMITS } from '../limits.ts'
 import { checkNames, RESOURCE_OPTIONS, type ResourceOptions, toShape, whole } from './options.ts'
 import { ObjectRef, ObjectRefStream } from './object-ref.ts'
@@ -71,6 +73,14 @@ class TaskHandle {
   #template: CallTemplate | undefined
   #queue: ShapeQueue | undefined
 
+  static {
+    // It travels as what it was made of.
+    const get = function (this: TaskHandle): RemoteParts {
+      return { target: this.#fn, options: this.#options as RemoteParts['options'] }
+    }
+    Object.defineProperties(this.prototype, { [EXTERNAL]: { value: true }, [REMOTE]: { get } })
+  }
+
   constructor(fn: Function, options: TaskOptions) {
     checkNames('a task', options, TASK_OPTIONS)
     this.#fn = fn
@@ -93,7 +103,7 @@ class TaskHandle {
 
   remote(...args: unknown[]): unknown {
     const runtime = current(`${this.#name}.remote()`)
-    const shipped = ship(this.#fn, this.#options.captures)
+    const shipped = runtime.ship(this.#fn, this.#options.captures)
     if (shipped !== this.#shipped || runtime !== this.#runtime) this.#prepare(runtime, shipped)
     const record = runtime.submitter.submit(this.#template as CallTemplate, args, this.#queue as ShapeQueue)
     if (record.stream) return new ObjectRefStream(record.stream)

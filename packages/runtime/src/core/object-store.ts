@@ -112,8 +112,13 @@ export class ObjectStore {
     if (this.#mine.has(place.segment)) this.#pool?.free(place.segment, place.offset, place.bytes)
   }
 
-  blocksFreed(places: readonly StoredPlace[]): void {
-    for (const place of places) if (this.#mine.has(place.segment)) this.#pool?.free(place.segment, place.offset, place.bytes)
+  /** `retired`: their owner died and others may still read them, so they must not be written again. */
+  blocksFreed({ places, retired }: { readonly places: readonly StoredPlace[]; readonly retired: boolean }): void {
+    for (const place of places) {
+      if (!this.#mine.has(place.segment)) continue
+      if (retired) this.#pool?.retire(place.segment, place.bytes)
+      else this.#pool?.free(place.segment, place.offset, place.bytes)
+    }
   }
 
   /** Gives empty slabs back to the node. */

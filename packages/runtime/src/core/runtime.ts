@@ -8,6 +8,7 @@ import { setFlagsFromString } from 'node:v8'
 import { runInNewContext } from 'node:vm'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
+import { ship } from '../functions/index.ts'
 import { LIMITS } from '../limits.ts'
 import { dial, type Link, listen, NODE_SERVICE, type Server } from '../net/link.ts'
 import type { JobConfig, LogLines, NodeMessage, ProcessMessage, Welcome, WorkerLost } from '../net/gen/node.ts'
@@ -21,7 +22,8 @@ import { type Peer, type PeerPort, Peers } from './peers.ts'
 import { type ReferencePort, References } from './references.ts'
 import { type LocalReport, report } from './report.ts'
 import { Submitter } from './submitter.ts'
-import { type ExternalKinds, Values } from './values.ts'
+import type { ExternalKinds } from './external.ts'
+import { Values } from './values.ts'
 import { wireError } from './wire-error.ts'
 
 const log = debug('core')
@@ -62,6 +64,8 @@ export class Runtime implements ReferencePort, PeerPort {
   readonly actors: Actors
   readonly groups: Groups
   readonly executor: Executor
+  /** Here and not imported by the API: a program that only imports the package loads no parser. */
+  readonly ship: typeof ship = ship
   readonly events: EventEmitter<RuntimeEvents> = new EventEmitter()
   readonly #node: Link<ProcessMessage, NodeMessage>
   #server: Server | undefined
@@ -238,12 +242,12 @@ export class Runtime implements ReferencePort, PeerPort {
       case 'segmentGrant':
         return this.store.granted(body.value)
       case 'blocksFreed':
-        return this.store.blocksFreed(body.value.places)
+        return this.store.blocksFreed(body.value)
       case 'releaseMemory':
         void this.#releaseMemory()
         return
       case 'infeasible': {
-        const error = wireError({ code: 'INFEASIBLE', detailsJson: body.value.detailsJson })
+        const error = wireError({ code: (JSON.parse(body.value.detailsJson) as { code: string }).code, detailsJson: body.value.detailsJson })
         this.events.emit('warning', body.value.text)
         return this.submitter.infeasible(body.value.key, error)
       }

@@ -4,25 +4,15 @@
  */
 import { BeamlineError } from '../errors.ts'
 import { load, type ShippedFunction, ship } from '../functions/index.ts'
+import { REMOTE } from '../functions/remote-handles.ts'
 import { LIMITS } from '../limits.ts'
 import type { Ref, Shipped, Value } from '../net/gen/peer.ts'
 import { decode, encode, encodeInline, write } from '../objects/codec.ts'
+import type { ExternalKinds } from './external.ts'
 import type { Extras, HeldHandle, ObjectEntry, Stored } from './object-entry.ts'
 import type { ObjectStore } from './object-store.ts'
 import type { References } from './references.ts'
 import { decodeError, encodeError } from './wire-error.ts'
-
-/** Objects with this brand are not encoded by the codec but numbered by their process. */
-export const EXTERNAL: unique symbol = Symbol.for('beamline.external')
-
-/** How the API's objects appear to this module; the API registers it, so that arrows point one way. */
-export interface ExternalKinds {
-  /** The entry of an ObjectRef, undefined for other things; throws for a released reference. */
-  entryOf(value: object): ObjectEntry | undefined
-  handleOf(value: object): HeldHandle | undefined
-  makeRef(entry: ObjectEntry): object
-  makeHandle(handle: HeldHandle): object
-}
 
 const EMPTY = new Uint8Array(0)
 /** Stands where the codec asks for an index. */
@@ -52,7 +42,7 @@ class ExternalTable {
   #add(value: object): number {
     const handle = this.#kinds.handleOf(value)
     if (handle) return 3 * (this.handles.push(handle) - 1) + 2
-    if (typeof value === 'function') return this.addFunction(ship(value))
+    if (typeof value === 'function' || REMOTE in value) return this.addFunction(ship(value))
     const entry = this.#kinds.entryOf(value)
     if (!entry) throw new BeamlineError('INTERNAL', { what: `the codec met an external object of an unknown kind: ${Object.prototype.toString.call(value)}` })
     return 3 * (this.refs.push(entry) - 1)
@@ -154,20 +144,18 @@ export class Values {
   }
 
   #decodeWith(bytes: Uint8Array, extras: Extras): unknown {
-    const made = new Map<number, unknown>()
-    const make = (index: number): unknown => {
-      const at = Math.floor(index / 3)
-      if (index % 3 === 0) return this.#kinds.makeRef(extras.refs[at] as ObjectEntry)
-      return this.#kinds.makeHandle(extras.handles[at] as HeldHandle)
-    }
+    const { refs, handles } = extras
+    // By index; an object that stands in several places of the value is made once.
+    const made: unknown[] = []
     const internalize = (index: number): unknown => {
-      if (!made.has(index)) made.set(index, make(index))
-      return made.get(index)
+      const at = Math.floor(index / 3)
+      made[index] ??= index % 3 === 0 ? this.#kinds.makeRef(refs[at] as ObjectEntry) : this.#kinds.makeHandle(handles[at] as HeldHandle)
+      return made[index]
     }
     if (extras.functions.length === 0) return decode(bytes, internalize)
     return Promise.all(extras.functions.map((shipped) => this.#loadFunction(shipped, internalize))).then((functions) => {
       functions.forEach((fn, at) => {
-        made.set(3 * at + 1, fn)
+        made[3 * at + 1] = fn
       })
       return decode(bytes, internalize)
     })
