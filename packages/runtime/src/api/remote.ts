@@ -2,6 +2,7 @@
  * `remote()`: functions become tasks, classes become actors.
  */
 import { BeamlineError } from '../errors.ts'
+import { setRemote } from '../functions/remote-handles.ts'
 import { type ActorOptions, type RemoteClass, remoteClass } from './actor.ts'
 import { type Args, type RefOf, type RefsOf, type RemoteFunction, remoteFunction, type TaskOptions } from './task.ts'
 
@@ -38,3 +39,4 @@ export function remote(target: unknown, options: object = {}): unknown {
 
 const isClass = (fn: Function): boolean => /^class\b/.test(Function.prototype.toString.call(fn))
 
+setRemote((target, options) => (isClass(target) ? remoteClass(target, options as ActorOptions) : remoteFunction(target, options as TaskOptions)))

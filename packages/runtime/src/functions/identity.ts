@@ -25,6 +25,12 @@ export function identityOf(nodes: readonly Node[], start: number): string | unde
   const parts: unknown[] = []
   for (const index of order) {
     const node = nodes[index] as Node
+    if (node.kind === 'remote') {
+      const options = node.options.map((option) => ({ ...option, ref: rename(option.ref) }))
+      if (options.some((option) => option.ref === undefined)) return undefined
+      parts.push({ ...node, target: rename({ node: node.target }), options })
+      continue
+    }
     if (node.kind !== 'function') {
       parts.push(node)
       continue

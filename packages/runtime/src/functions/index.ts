@@ -10,7 +10,6 @@ import { encodePayload } from './payload.ts'
 
 export { load } from './load.ts'
 export { setEntry } from './module-reference.ts'
-export { REMOTE, type RemoteParts, setRemote } from './remote-handles.ts'
 
 export interface ShippedFunction {
   /** of the bytes: equal hashes load as equal functions */
