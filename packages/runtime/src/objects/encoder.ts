@@ -63,7 +63,11 @@ export class Encoder extends ExoticWriter {
 
   private writeObject(value: object): void {
     if (this.writeIfSeen(value)) return
-    if (types.isProxy(value)) this.refuse('is a Proxy', 'send the object behind it')
+    if (types.isProxy(value)) {
+      // Actor handles are proxies and say so.
+      if (f.EXTERNAL_BRAND in value) return this.writeExternal(value, 'belongs to this process', 'send plain data')
+      this.refuse('is a Proxy', 'send the object behind it')
+    }
     const prototype = getPrototypeOf(value) as object | null
     if (prototype === objectPrototype) this.writePlain(value as Record<string, unknown>)
     else if (prototype === arrayPrototype && Array.isArray(value)) this.writeArray(value)
