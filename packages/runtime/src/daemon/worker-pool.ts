@@ -7,9 +7,9 @@ import type { WorkerExit } from '../state/events.ts'
 import { LISTENING_LINE, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from './bootstrap.ts'
 import type { Logs, WorkerLog } from './logs.ts'
 
-/** A worker that was told to exit gets SIGTERM after the first, SIGKILL after the second. */
-const EXIT_GRACE_MS = 3_000
-const KILL_AFTER_MS = 5_000
+/** A worker that was told to exit gets SIGTERM after the first, and SIGKILL after the second: all is gone in less than 5 s. */
+const EXIT_GRACE_MS = 2_000
+const KILL_AFTER_MS = 2_000
 /** Pipes may stay open in a child of the dead worker that left its group; its output is not waited for longer than this. */
 const DRAIN_MS = 200
 

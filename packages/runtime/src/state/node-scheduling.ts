@@ -1,7 +1,7 @@
 /**
  * Who of the waiting gets what: one pass over the queue of a node.
  *
- * First come, first served, one unit per entry and round, so that a process with a long queue does not shut out others. An entry that is
+ * Who holds least comes first, then who came first; one unit per entry and round, so that a process with a long queue does not shut out others. An entry that is
  * short of something lets later ones pass until it has waited `reserveAfterMs`; then what becomes free is kept for it, unless actors
  * or groups hold so much that waiting for leases cannot help. Leases of others are asked back (LeaseReclaim) when the one who waits holds nothing, or
  * clearly less than they: 2 CPUs, A holds both for 1,000,000 short tasks, B arrives with one: B gets a CPU when A's in-flight tasks end.
@@ -43,7 +43,7 @@ export function schedule(node: NodeTables): void {
   const settled = new Set<Entry>()
   for (let progress = true; progress; ) {
     progress = false
-    for (const entry of [...node.queue]) {
+    for (const entry of inOrder(node.queue)) {
       if (settled.has(entry)) continue
       if (entry.kind === 'demand' && (entry.refused || (units.get(entry) ?? 0) >= entry.wanted)) continue
       const outcome = tryOne(node, entry, pass)
@@ -67,6 +67,12 @@ export function schedule(node: NodeTables): void {
     }
   }
   for (const undo of pass.undo.reverse()) undo()
+}
+
+// Those who hold least come first, in the order of the queue among equals.
+function inOrder(queue: readonly Entry[]): Entry[] {
+  const held = (entry: Entry): number => (entry.kind === 'demand' ? entry.process.leases.size : 0)
+  return queue.length === 1 ? [...queue] : [...queue].sort((a, b) => held(a) - held(b))
 }
 
 function tryOne(node: NodeTables, entry: Entry, pass: Pass): Outcome {

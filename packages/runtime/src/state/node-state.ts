@@ -145,7 +145,7 @@ export class NodeState {
     for (const lease of process.leases) {
       const others = [...lease.worker.leases].some((other) => other.process !== id)
       this.#release(lease, !others)
-      if (!others) stopWorker(tables, lease.worker, true, `the process ${id} that it worked for is gone`)
+      if (!others) stopWorker(tables, lease.worker, false, `the process ${id} that it worked for is gone`)
     }
     if (process.kind === 'driver') this.#stopIdleOfDeadJobs()
   }
