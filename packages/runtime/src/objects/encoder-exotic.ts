@@ -279,6 +279,7 @@ export abstract class ExoticWriter extends Writer {
     if (name === 'Object' || getPrototypeOf(prototype) === null) {
       this.refuse('is an object whose prototype is another object', 'copy its properties into a plain object')
     }
+    if (ARROW.has(name)) this.refuse(`is an Arrow ${name}`, "import '@beamline/data' in both programs: it lets Arrow values travel")
     this.refuse(`is an instance of ${name}`, `call registerClass(${name}) where the class is defined, or send plain data`)
   }
 }
@@ -316,6 +317,8 @@ function inheritedName(prototype: object): unknown {
   const { name } = prototype as { name?: unknown }
   return typeof name === 'string' ? name : undefined
 }
+
+const ARROW: ReadonlySet<string> = new Set(['Table', 'RecordBatch', 'Vector'])
 
 const REFUSED: readonly (readonly [(value: object) => boolean, string, string])[] = [
   [types.isPromise, 'is a Promise', 'await it first'],

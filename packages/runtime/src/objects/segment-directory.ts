@@ -270,8 +270,9 @@ export class SegmentDirectory {
       return true
     }
     const spareBytes = spares.reduce((sum, spare) => sum + spare.bytes, 0)
-    const bytes = Math.max(request.bytes, Math.min(size, pageFloor(free + spareBytes)))
-    if (bytes > free + spareBytes) return false
+    const room = free + spareBytes
+    if (request.bytes > room) return false
+    const bytes = size <= room ? size : Math.max(request.bytes, pageFloor(room / 2))
     for (const spare of spares.sort((a, b) => a.bytes - b.bytes)) {
       if (bytes <= this.#capacityBytes - this.#fileBytes) break
       this.#unlink(spare)

@@ -1,7 +1,7 @@
 /**
  * The files of the store on the daemon's side: its folder, and segments with all pages reserved. Decides nothing.
  */
-import { mkdirSync, readdirSync, rmSync, statSync, unlinkSync } from 'node:fs'
+import { lstatSync, mkdirSync, readdirSync, rmSync, unlinkSync } from 'node:fs'
 import { open } from 'node:fs/promises'
 import { BeamlineError } from '../errors.ts'
 import { reserveFile } from './libc.ts'
@@ -14,7 +14,9 @@ import { reserveFile } from './libc.ts'
 export function openStoreDirectory(path: string): void {
   try {
     mkdirSync(path, { recursive: true, mode: 0o700 })
-    const { uid, mode } = statSync(path)
+    const stats = lstatSync(path)
+    if (!stats.isDirectory()) throw new Error('it is not a folder')
+    const { uid, mode } = stats
     if (uid !== process.getuid?.()) throw new Error(`it belongs to user ${uid}`)
     if ((mode & 0o077) !== 0) throw new Error('other users may enter it')
     for (const name of readdirSync(path)) rmSync(`${path}/${name}`, { recursive: true, force: true })

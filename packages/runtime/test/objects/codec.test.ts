@@ -335,8 +335,9 @@ describe('registered classes', () => {
 })
 
 describe('externals', () => {
+  const brand: unique symbol = Symbol.for('beamline.external') as never
   class Handle {
-    readonly [Symbol.for('beamline.external')] = true
+    readonly [brand] = true
     id: number
     constructor(id: number) {
       this.id = id

@@ -1,0 +1,322 @@
+import fc from 'fast-check'
+import { describe, expect, test } from 'vitest'
+import { SegmentDirectory } from '../../src/objects/segment-directory.ts'
+import type { DirectoryEvent, DirectoryInstruction } from '../../src/objects/segment-directory-events.ts'
+import { segmentBytesFor } from '../../src/objects/segment-sizes.ts'
+
+const MiB = 1_048_576
+const directoryOf = (capacityBytes: number): SegmentDirectory => new SegmentDirectory({ directory: '/store', capacityBytes, fullTimeoutMs: 2_500, orphanGraceMs: 100 })
+
+/** Hands an event over and checks the books after it. */
+function tell(directory: SegmentDirectory, event: DirectoryEvent): DirectoryInstruction[] {
+  const out = directory.handle(event)
+  directory.checkInvariants()
+  return out
+}
+
+/** Requests a segment and creates its file; gives its name. */
+function granted(directory: SegmentDirectory, process: string, bytes: number, request = 1): string {
+  let out = tell(directory, { kind: 'segmentRequested', process, request, bytes })
+  const create = out.find((instruction) => instruction.kind === 'createFile')
+  if (create) out = tell(directory, { kind: 'fileCreated', segment: create.segment })
+  const grant = out.find((instruction) => instruction.kind === 'grant')
+  if (!grant) throw new Error(`not granted: ${JSON.stringify(out)}`)
+  expect(grant).toMatchObject({ process, request, path: `/store/${grant.segment}` })
+  expect(grant.bytes).toBeGreaterThanOrEqual(bytes)
+  return grant.segment
+}
+
+const object = (segment: string, number: number, offset: number, bytes: number, label = 'put') => ({ segment, object: number, offset, bytes, label })
+
+describe('room', () => {
+  test('a first slab is small, later ones are larger, a large object gets a segment of about its size', () => {
+    const directory = directoryOf(1024 * MiB)
+    expect(tell(directory, { kind: 'segmentRequested', process: 'p', request: 1, bytes: 200_000 })).toEqual([
+      { kind: 'createFile', segment: 'segment-1', path: '/store/segment-1', bytes: 16 * MiB },
+    ])
+    expect(tell(directory, { kind: 'fileCreated', segment: 'segment-1' })).toEqual([
+      { kind: 'grant', process: 'p', request: 1, segment: 'segment-1', path: '/store/segment-1', bytes: 16 * MiB },
+    ])
+    expect(tell(directory, { kind: 'segmentRequested', process: 'p', request: 2, bytes: 200_000 })).toMatchObject([{ bytes: 64 * MiB }])
+    expect(tell(directory, { kind: 'segmentRequested', process: 'p', request: 3, bytes: 200 * MiB + 100 })).toMatchObject([{ bytes: 208 * MiB }])
+    expect(directory.usage).toMatchObject({ fileBytes: (16 + 64 + 208) * MiB, segments: 3, liveBytes: 0, waiting: 0 })
+  })
+
+  test('sizes waste at most an eighth and never fall short', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 1, max: 2 ** 40 }), fc.nat(3), fc.integer({ min: 2 ** 20, max: 2 ** 44 }), (bytes, held, capacity) => {
+        const size = segmentBytesFor(bytes, held, capacity)
+        expect(size % 4096).toBe(0)
+        expect(size).toBeGreaterThanOrEqual(bytes)
+        if (bytes > 16 * MiB) expect(size).toBeLessThanOrEqual(bytes * 1.125 + 4096)
+      }),
+    )
+  })
+
+  test('a returned segment is granted again without a new file, also to another process', () => {
+    const directory = directoryOf(1024 * MiB)
+    const segment = granted(directory, 'p', 100 * MiB)
+    expect(tell(directory, { kind: 'segmentReturned', process: 'p', segment })).toEqual([])
+    expect(tell(directory, { kind: 'segmentRequested', process: 'q', request: 9, bytes: 99 * MiB })).toMatchObject([
+      { kind: 'grant', process: 'q', request: 9, segment },
+    ])
+  })
+
+  test('a spare segment that is too small makes way for one that fits', () => {
+    const directory = directoryOf(300 * MiB)
+    const small = granted(directory, 'p', 100 * MiB)
+    tell(directory, { kind: 'segmentReturned', process: 'p', segment: small })
+    expect(tell(directory, { kind: 'segmentRequested', process: 'p', request: 2, bytes: 250 * MiB })).toMatchObject([
+      { kind: 'unlinkFile', segment: small, path: `/store/${small}` },
+      { kind: 'createFile', bytes: 256 * MiB },
+    ])
+  })
+
+  test('what is left is enough even when a segment of the usual size would not fit', () => {
+    const directory = directoryOf(100 * MiB)
+    granted(directory, 'p', 97 * MiB)
+    expect(tell(directory, { kind: 'segmentRequested', process: 'q', request: 1, bytes: 2 * MiB })).toMatchObject([{ kind: 'createFile', bytes: 2 * MiB }])
+  })
+
+  test('a segment returned before its last free arrives is recycled with that free', () => {
+    const directory = directoryOf(100 * MiB)
+    const segment = granted(directory, 'p', 60 * MiB)
+    tell(directory, { kind: 'objectsAdded', process: 'p', objects: [object(segment, 1, 0, 50 * MiB)] })
+    tell(directory, { kind: 'segmentReturned', process: 'p', segment })
+    expect(tell(directory, { kind: 'segmentRequested', process: 'q', request: 1, bytes: 60 * MiB })).toMatchObject([
+      { kind: 'releaseMemory', process: 'p' },
+      { kind: 'startTimer', afterMs: 1000 },
+    ])
+    expect(tell(directory, { kind: 'objectsFreed', process: 'p', places: [{ segment, offset: 0, bytes: 50 * MiB }] })).toMatchObject([
+      { kind: 'grant', process: 'q', segment },
+    ])
+  })
+})
+
+describe('a full store', () => {
+  test('more than the capacity is refused at once, with the biggest holders', () => {
+    const directory = directoryOf(200 * MiB)
+    const segment = granted(directory, 'driver', 150 * MiB)
+    tell(directory, {
+      kind: 'objectsAdded',
+      process: 'driver',
+      objects: [object(segment, 1, 0, 100 * MiB, 'load'), object(segment, 2, 100 * MiB, 8 * MiB, 'put'), object(segment, 3, 108 * MiB, 8 * MiB, 'put')],
+    })
+    const [fail] = tell(directory, { kind: 'segmentRequested', process: 'driver', request: 7, bytes: 201 * MiB })
+    expect(fail).toEqual({
+      kind: 'fail',
+      process: 'driver',
+      request: 7,
+      code: 'STORE_FULL',
+      details: {
+        wantedBytes: 201 * MiB,
+        usedBytes: directory.usage.fileBytes,
+        capacityBytes: 200 * MiB,
+        holders:
+          '100.0 MiB in 1 object of "load" owned by driver, 16.0 MiB in 2 objects of "put" owned by driver, ' +
+          `${directory.usage.fileBytes / MiB - 116}.0 MiB reserved by processes and not in use`,
+      },
+    })
+  })
+
+  test('a request waits in order, asks for memory every second, and fails in the end', () => {
+    const directory = directoryOf(100 * MiB)
+    const segment = granted(directory, 'p', 96 * MiB)
+    tell(directory, { kind: 'objectsAdded', process: 'owner', objects: [object(segment, 1, 0, 90 * MiB)] })
+    const asked = [
+      { kind: 'releaseMemory', process: 'p' },
+      { kind: 'releaseMemory', process: 'owner' },
+    ]
+    expect(tell(directory, { kind: 'segmentRequested', process: 'q', request: 1, bytes: 50 * MiB })).toEqual([...asked, { kind: 'startTimer', timer: 1, afterMs: 1000 }])
+    expect(tell(directory, { kind: 'segmentRequested', process: 'r', request: 1, bytes: 1 * MiB })).toEqual([{ kind: 'startTimer', timer: 2, afterMs: 1000 }])
+    expect(tell(directory, { kind: 'timerRang', timer: 1 })).toEqual([...asked, { kind: 'startTimer', timer: 3, afterMs: 1000 }])
+    expect(tell(directory, { kind: 'timerRang', timer: 3 })).toEqual([...asked, { kind: 'startTimer', timer: 4, afterMs: 500 }])
+    const out = tell(directory, { kind: 'timerRang', timer: 4 })
+    expect(out[0]).toMatchObject({ kind: 'fail', process: 'q', request: 1, code: 'STORE_FULL' })
+    expect(out[1]).toMatchObject({ kind: 'createFile', bytes: 2 * MiB }) // r was behind it and fits
+    expect(tell(directory, { kind: 'timerRang', timer: 4 })).toEqual([]) // rings twice: ignored
+  })
+
+  test('a request that waited gets the room that others give back', () => {
+    const directory = directoryOf(100 * MiB)
+    const segment = granted(directory, 'p', 96 * MiB)
+    tell(directory, { kind: 'segmentRequested', process: 'q', request: 5, bytes: 90 * MiB })
+    expect(tell(directory, { kind: 'segmentReturned', process: 'p', segment })).toMatchObject([{ kind: 'grant', process: 'q', request: 5, segment }])
+  })
+
+  test('a machine with less room than the capacity is tried twice, then named', () => {
+    const directory = directoryOf(1024 * MiB)
+    const spare = granted(directory, 'p', 100 * MiB)
+    tell(directory, { kind: 'segmentReturned', process: 'p', segment: spare })
+    const [create] = tell(directory, { kind: 'segmentRequested', process: 'p', request: 2, bytes: 300 * MiB })
+    const again = tell(directory, { kind: 'fileCreated', segment: (create as { segment: string }).segment, error: 'ENOSPC' })
+    expect(again).toMatchObject([{ kind: 'unlinkFile', segment: spare }, { kind: 'createFile' }])
+    expect(tell(directory, { kind: 'fileCreated', segment: (again[1] as { segment: string }).segment, error: 'ENOSPC' })).toMatchObject([
+      { kind: 'fail', process: 'p', request: 2, code: 'STORE_UNAVAILABLE', details: { path: '/store', reason: expect.stringContaining('ENOSPC') } },
+    ])
+    expect(directory.usage).toMatchObject({ fileBytes: 0, segments: 0, waiting: 0 })
+  })
+})
+
+describe('objects', () => {
+  test('what an owner frees is told to the process that wrote it, and only to it', () => {
+    const directory = directoryOf(1024 * MiB)
+    const a = granted(directory, 'worker', MiB)
+    const b = granted(directory, 'driver', MiB)
+    tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [object(a, 1, 0, 200_000), object(b, 2, 0, 300_000)] })
+    expect(directory.objects()).toMatchObject([
+      { object: 2, owner: 'driver', creator: 'driver' },
+      { object: 1, owner: 'driver', creator: 'worker' },
+    ])
+    const places = [
+      { segment: a, offset: 0, bytes: 200_000 },
+      { segment: b, offset: 0, bytes: 300_000 },
+    ]
+    expect(tell(directory, { kind: 'objectsFreed', process: 'stranger', places })).toEqual([])
+    expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places })).toEqual([
+      { kind: 'blocksFreed', process: 'worker', places: [places[0]], retired: false },
+    ])
+    expect(directory.usage).toMatchObject({ objects: 0, liveBytes: 0 })
+    expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places })).toEqual([])
+  })
+
+  test('a block that was reused before its old owner reported it free belongs to the new one', () => {
+    const directory = directoryOf(1024 * MiB)
+    const segment = granted(directory, 'worker', MiB)
+    tell(directory, { kind: 'objectsAdded', process: 'worker', objects: [object(segment, 1, 0, 400_000)] })
+    tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [object(segment, 1, 4096, 200_000)] })
+    tell(directory, { kind: 'objectsFreed', process: 'worker', places: [{ segment, offset: 0, bytes: 400_000 }] })
+    expect(directory.objects()).toMatchObject([{ owner: 'driver', offset: 4096 }])
+  })
+
+  test('objects outside their segment, in no segment, or in one without a file are ignored', () => {
+    const directory = directoryOf(1024 * MiB)
+    const segment = granted(directory, 'p', MiB)
+    const objects = [object(segment, 1, 16 * MiB - 4096, 8192), object('segment-99', 2, 0, 10)]
+    tell(directory, { kind: 'objectsAdded', process: 'p', objects })
+    expect(directory.usage.objects).toBe(0)
+  })
+})
+
+describe('death', () => {
+  test('the segment of a dead writer is removed when the owners had time to report and freed what they own', () => {
+    const directory = directoryOf(1024 * MiB)
+    const segment = granted(directory, 'worker', MiB)
+    tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [object(segment, 1, 0, 200_000)] })
+    expect(tell(directory, { kind: 'processGone', process: 'worker' })).toEqual([{ kind: 'startTimer', timer: 1, afterMs: 100 }])
+    tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [object(segment, 2, 204_800, 200_000)] })
+    expect(tell(directory, { kind: 'timerRang', timer: 1 })).toEqual([])
+    expect(directory.objects()).toMatchObject([{ creator: '' }, { creator: '' }])
+    const places = [0, 204_800].map((offset) => ({ segment, offset, bytes: 200_000 }))
+    expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places })).toEqual([
+      { kind: 'unlinkFile', segment, path: `/store/${segment}` },
+    ])
+    expect(directory.usage.fileBytes).toBe(0)
+  })
+
+  test('blocks of a dead owner are retired: nobody knows who still reads them', () => {
+    const directory = directoryOf(1024 * MiB)
+    const segment = granted(directory, 'writer', MiB)
+    tell(directory, { kind: 'objectsAdded', process: 'owner', objects: [object(segment, 1, 0, 200_000)] })
+    expect(tell(directory, { kind: 'processGone', process: 'owner' })).toEqual([
+      { kind: 'blocksFreed', process: 'writer', places: [expect.objectContaining({ segment, offset: 0, bytes: 200_000 })], retired: true },
+    ])
+    expect(tell(directory, { kind: 'segmentReturned', process: 'writer', segment })).toMatchObject([{ kind: 'unlinkFile', segment }])
+  })
+
+  test('a file made for a process that died meanwhile serves the next one', () => {
+    const directory = directoryOf(1024 * MiB)
+    const [create] = tell(directory, { kind: 'segmentRequested', process: 'p', request: 1, bytes: MiB })
+    tell(directory, { kind: 'processGone', process: 'p' })
+    const { segment } = create as { segment: string }
+    expect(tell(directory, { kind: 'fileCreated', segment })).toEqual([])
+    expect(granted(directory, 'q', MiB)).toBe(segment)
+  })
+})
+
+test('whatever happens in whatever order, the books balance and every request gets exactly one answer', () => {
+  const process = fc.constantFrom('a', 'b', 'c')
+  const command = fc.oneof(
+    { weight: 4, arbitrary: fc.record({ do: fc.constant('request' as const), process, bytes: fc.integer({ min: 1, max: 140 * MiB }) }) },
+    { weight: 4, arbitrary: fc.record({ do: fc.constant('file' as const), pick: fc.nat(), ok: fc.boolean() }) },
+    { weight: 3, arbitrary: fc.record({ do: fc.constant('add' as const), process, pick: fc.nat(), page: fc.nat(100), pages: fc.integer({ min: 1, max: 40 }) }) },
+    { weight: 3, arbitrary: fc.record({ do: fc.constant('free' as const), pick: fc.nat() }) },
+    { weight: 2, arbitrary: fc.record({ do: fc.constant('return' as const), pick: fc.nat() }) },
+    { weight: 2, arbitrary: fc.record({ do: fc.constant('ring' as const), pick: fc.nat() }) },
+    { weight: 1, arbitrary: fc.record({ do: fc.constant('die' as const), process }) },
+  )
+  fc.assert(
+    fc.property(fc.array(command, { maxLength: 120 }), (commands) => {
+      const directory = directoryOf(128 * MiB)
+      const open = new Map<number, string>() // requests without an answer
+      const files = new Map<string, { path: string; bytes: number }>()
+      const making: string[] = []
+      const held: { segment: string; process: string }[] = []
+      const timers: number[] = []
+      let request = 0
+      const send = (event: DirectoryEvent): void => {
+        for (const out of tell(directory, event)) {
+          if (out.kind === 'createFile') {
+            expect(files.has(out.segment)).toBe(false)
+            files.set(out.segment, out)
+            making.push(out.segment)
+          } else if (out.kind === 'unlinkFile') {
+            expect(held.some(({ segment }) => segment === out.segment)).toBe(false)
+            expect(files.delete(out.segment)).toBe(true)
+          } else if (out.kind === 'grant' || out.kind === 'fail') {
+            expect(open.get(out.request)).toBe(out.process)
+            open.delete(out.request)
+            if (out.kind === 'grant') {
+              expect(files.get(out.segment)).toMatchObject({ path: out.path, bytes: out.bytes })
+              expect(held.some(({ segment }) => segment === out.segment)).toBe(false)
+              held.push(out)
+            }
+          } else if (out.kind === 'startTimer') timers.push(out.timer)
+          else if (out.kind === 'blocksFreed') for (const { segment } of out.places) expect(held).toContainEqual(expect.objectContaining({ segment, process: out.process }))
+        }
+        const bytes = [...files.values()].reduce((sum, file) => sum + file.bytes, 0)
+        expect(directory.usage.fileBytes).toBe(bytes)
+        expect(bytes).toBeLessThanOrEqual(128 * MiB)
+      }
+      const made = (segment: string, error?: string): void => {
+        making.splice(making.indexOf(segment), 1)
+        if (error !== undefined) files.delete(segment)
+        send({ kind: 'fileCreated', segment, ...(error !== undefined && { error }) })
+      }
+      const die = (process: string): void => {
+        for (const [id, owner] of open) if (owner === process) open.delete(id)
+        for (let i = held.length - 1; i >= 0; i--) if (held[i]!.process === process) held.splice(i, 1)
+        send({ kind: 'processGone', process })
+      }
+      for (const step of commands) {
+        if (step.do === 'request') {
+          open.set(++request, step.process)
+          send({ kind: 'segmentRequested', process: step.process, request, bytes: step.bytes })
+        } else if (step.do === 'file' && making.length > 0) made(making[step.pick % making.length]!, step.ok ? undefined : 'ENOSPC')
+        else if (step.do === 'add' && files.size > 0) {
+          const segment = [...files.keys()][step.pick % files.size]!
+          send({ kind: 'objectsAdded', process: step.process, objects: [object(segment, step.pick, step.page * 4096, step.pages * 4096)] })
+        } else if (step.do === 'free' && directory.usage.objects > 0) {
+          const all = directory.objects()
+          const { owner, ...place } = all[step.pick % all.length]!
+          send({ kind: 'objectsFreed', process: owner, places: [place] })
+        } else if (step.do === 'return' && held.length > 0) {
+          const [gone] = held.splice(step.pick % held.length, 1)
+          send({ kind: 'segmentReturned', process: gone!.process, segment: gone!.segment })
+        } else if (step.do === 'ring' && timers.length > 0) send({ kind: 'timerRang', timer: timers.splice(step.pick % timers.length, 1)[0]! })
+        else if (step.do === 'die') die(step.process)
+      }
+      // Let everything come to rest: files get made, timers ring; then every request has its answer.
+      for (let i = 0; i < 2000 && (making.length > 0 || timers.length > 0); i++) {
+        if (making.length > 0) made(making[0]!)
+        else send({ kind: 'timerRang', timer: timers.shift()! })
+      }
+      expect(open.size).toBe(0)
+      expect(directory.usage.waiting).toBe(0)
+      for (const process of ['a', 'b', 'c']) die(process)
+      while (timers.length > 0) send({ kind: 'timerRang', timer: timers.shift()! })
+      expect(directory.usage).toMatchObject({ objects: 0, liveBytes: 0 })
+    }),
+    { numRuns: 300 },
+  )
+})
