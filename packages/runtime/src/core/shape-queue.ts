@@ -31,7 +31,7 @@ export interface ShapePort {
   takeBack(lease: Lease, count: number): void
   demand(queue: ShapeQueue, wanted: number, backlog: number): void
   returnLease(lease: Lease, retire: boolean): void
-  /** Calls `check` in about `ms`; a later call replaces an earlier one. */
+  /** Calls `pump` in about `ms`, or earlier. */
   wake(queue: ShapeQueue, ms: number): void
 }
 
@@ -102,18 +102,13 @@ export class ShapeQueue {
   }
 
   #adjustDemand(): void {
-    const usable = [...this.leases.values()].filter((lease) => !lease.reclaimed && !lease.blocked).length
-    const wanted = Math.min(Math.max(0, this.outstanding - usable - this.#blockedTasks()), LIMITS.leaseDemandMax)
+    // A task that blocks its lease is outstanding but needs no other one.
+    let served = 0
+    for (const lease of this.leases.values()) served += lease.reclaimed || lease.blocked ? lease.inFlight.size : 1
+    const wanted = Math.min(Math.max(0, this.outstanding - served), LIMITS.leaseDemandMax)
     if (wanted === this.#demanded) return
     this.#demanded = wanted
     this.#port.demand(this, wanted, this.queue.size)
-  }
-
-  // A task that blocks its lease is outstanding but needs no other one.
-  #blockedTasks(): number {
-    let count = 0
-    for (const lease of this.leases.values()) if (lease.blocked || lease.reclaimed) count += lease.inFlight.size
-    return count
   }
 
   /** Nothing is queued: reclaimed leases go back, idle ones take tasks from behind slow ones or linger. */
