@@ -11,7 +11,7 @@ function paint(text: string, seed: number, stream: NodeJS.WriteStream): string {
 
 /** `(task pid=123) line` */
 export function printLogLines({ source, pid, stream, lines }: LogLines): void {
-  const target = stream === 'stderr' ? process.stderr : process.stdout
+  const target = stream === 'err' ? process.stderr : process.stdout
   const prefix = paint(`(${source || 'worker'} pid=${pid})`, pid, target)
   target.write(lines.map((line) => `${prefix} ${line}\n`).join(''))
 }
