@@ -58,6 +58,8 @@ export class ActorClient {
   address = ''
   incarnation = 0
   cause: Error | undefined = undefined
+  /** How its last worker died. */
+  crash: BeamlineError | undefined = undefined
   /** Calls in the order in which they were made; the first may still wait for arguments. */
   readonly queue: Deque<TaskRecord> = new Deque()
   readonly inFlight: Map<number, TaskRecord> = new Map()
@@ -338,6 +340,11 @@ export class Actors {
     }
   }
 
+  /** A worker is gone; the state of its actor follows. */
+  workerLost(worker: string, cause: Failure | undefined): void {
+    for (const client of this.#clients.values()) if (client.worker === worker && cause) client.crash = wireError(cause)
+  }
+
   // Calls that were on their way when the actor died: repeated where the user allows it, in their order.
   #interrupted(client: ActorClient): void {
     const { maxTaskRetries } = client.description
@@ -347,7 +354,6 @@ export class Actors {
       else if (maxTaskRetries < 0 || record.attempt < maxTaskRetries) {
         record.attempt++
         record.phase = 'queued'
-        record.stream?.restarted()
         repeated.push(record)
       } else {
         const { id, description } = client
@@ -362,6 +368,10 @@ export class Actors {
   #deathError(client: ActorClient): Error {
     const { cause, id, description } = client
     if (BeamlineError.is(cause) && ['ACTOR_NAME_TAKEN', 'INFEASIBLE', 'NODE_DIED', 'NOT_SERIALIZABLE', 'INVALID_ARGUMENT'].includes(cause.code)) return cause
+    if (BeamlineError.is(cause, 'ACTOR_DIED')) {
+      const crashed = client.crash !== undefined && cause.details.reason.startsWith(`its worker ${(client.crash.details as { how?: string }).how}`)
+      return crashed ? new BeamlineError('ACTOR_DIED', cause.details, { cause: client.crash }) : cause
+    }
     return new BeamlineError('ACTOR_DIED', { actor: id, className: description.className, reason: cause?.message ?? 'it ended' }, cause ? { cause } : undefined)
   }
 

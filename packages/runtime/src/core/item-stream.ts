@@ -61,9 +61,8 @@ export class ItemStream {
     this.#wake = undefined
   }
 
-  /** The producer starts again from its first item after a retry; it may run ahead of what was taken. */
-  restarted(): void {
-    this.#acknowledged = 0
+  /** A producer was started. After a retry it begins with the first item again, and may run ahead of what was taken. */
+  started(): void {
     if (this.#next > 0) this.#acknowledge()
   }
 

@@ -300,6 +300,7 @@ export class Runtime implements ReferencePort, PeerPort {
     log(() => `worker ${message.worker} lost: ${message.cause?.code} ${message.cause?.detailsJson}`)
     this.#reported.set(message.worker, message)
     this.submitter.workerLost(message.worker, message.cause)
+    this.actors.workerLost(message.worker, message.cause)
     this.references.processLost(message.worker)
     this.executor.ownerLost(message.worker)
   }

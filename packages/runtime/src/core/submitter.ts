@@ -45,7 +45,7 @@ export class Submitter implements ShapePort {
   readonly #shapes = new Map<ShapeQueue, { shape: Shape; label: string }>()
   readonly #leases = new Map<number, HeldLease>()
   readonly #pumping = new Set<ShapeQueue>()
-  readonly #wakes = new Map<ShapeQueue, NodeJS.Timeout>()
+  readonly #wakes = new Map<ShapeQueue, { readonly timer: NodeJS.Timeout; readonly due: number }>()
   #pumpScheduled = false
   #lost: Error | undefined
 
@@ -215,6 +215,7 @@ export class Submitter implements ShapePort {
     const storedArgs = record.storedArgs && values.toWire((record.storedArgs as ObjectEntry).stored as Stored)
     const push: Push = { template, task: record.number, lease, args: record.args, storedArgs, resolved, attempt: record.attempt }
     peer.link.send({ body: { $case: 'push', value: push } })
+    record.stream?.started()
   }
 
   takeBack(lease: Lease, count: number): void {
@@ -233,11 +234,16 @@ export class Submitter implements ShapePort {
   }
 
   wake(queue: ShapeQueue, ms: number): void {
-    clearTimeout(this.#wakes.get(queue))
-    this.#wakes.set(
-      queue,
-      setTimeout(() => queue.pump(), ms + 1),
-    )
+    const due = this.now() + ms
+    const known = this.#wakes.get(queue)
+    // An earlier wake looks again and asks for the next one; so a busy queue does not set a timer per task.
+    if (known && known.due <= due) return
+    clearTimeout(known?.timer)
+    const timer = setTimeout(() => {
+      this.#wakes.delete(queue)
+      queue.pump()
+    }, ms + 1)
+    this.#wakes.set(queue, { timer, due })
   }
 
   // ---------------------------------------------------------------- from the node
@@ -397,7 +403,6 @@ export class Submitter implements ShapePort {
     record.phase = 'delayed'
     record.lease = undefined
     clearTimeout(record.timer)
-    record.stream?.restarted()
     record.timer = setTimeout(() => this.#start(record), delay)
   }
 
@@ -454,7 +459,7 @@ export class Submitter implements ShapePort {
   /** The node is gone: everything pending fails. */
   failAll(error: Error): void {
     this.#lost = error
-    for (const timer of this.#wakes.values()) clearTimeout(timer)
+    for (const { timer } of this.#wakes.values()) clearTimeout(timer)
     for (const queue of this.#queues) for (const record of queue.drain()) this.finish(record, () => record.fail(error))
     this.#leases.clear()
   }
