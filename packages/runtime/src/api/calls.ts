@@ -23,11 +23,11 @@ export interface GetOptions {
 /** The values behind a reference, an array or a record of references. */
 export type Got<T> = T extends ObjectRef<infer V> ? V : { -readonly [K in keyof T]: T[K] extends ObjectRef<infer V> ? V : never }
 
-function refEntry(value: unknown, where: string): ObjectEntry {
+function refEntry(value: unknown, where: string, at?: number | string): ObjectEntry {
   const entry = entryOf(value)
   if (entry) return entry
   const got = value instanceof Promise ? 'a promise (await it first)' : value === null ? 'null' : typeof value
-  throw new BeamlineError('INVALID_ARGUMENT', { what: where, got, expected: 'an ObjectRef' })
+  throw new BeamlineError('INVALID_ARGUMENT', { what: at === undefined ? where : `${where}, at ${JSON.stringify(at)}`, got, expected: 'an ObjectRef' })
 }
 
 /** Waits for entries; lends the CPU of the task that waits. */
@@ -114,10 +114,16 @@ export async function get(refs: unknown, options: GetOptions = {}): Promise<unkn
     }
     return runtime.values.load(entry.stored, entry)
   }
-  const isArray = Array.isArray(refs)
-  if (!isArray && (typeof refs !== 'object' || refs === null)) refEntry(refs, 'the argument of get()')
+  if (Array.isArray(refs)) return await getAll(runtime, Array.from(refs, (ref, i) => refEntry(ref, 'element of get()', i)), options)
+  if (typeof refs !== 'object' || refs === null) refEntry(refs, 'the argument of get()')
   const keys = Object.keys(refs as object)
-  const entries = keys.map((key) => refEntry((refs as Record<string, unknown>)[key], isArray ? `element ${key} of get()` : `property "${key}" of get()`).hold())
+  const entries = keys.map((key) => refEntry((refs as Record<string, unknown>)[key], 'property of get()', key))
+  const values = await getAll(runtime, entries, options)
+  return Object.fromEntries(keys.map((key, i) => [key, values[i]]))
+}
+
+async function getAll(runtime: Runtime, entries: readonly ObjectEntry[], options: GetOptions): Promise<unknown[]> {
+  for (const entry of entries) entry.hold()
   try {
     await ready(runtime, entries, options)
     const values: unknown[] = []
@@ -127,8 +133,7 @@ export async function get(refs: unknown, options: GetOptions = {}): Promise<unkn
       waits ||= value instanceof Promise
       values.push(value)
     }
-    const loaded = waits ? await Promise.all(values) : values
-    return isArray ? loaded : Object.fromEntries(keys.map((key, i) => [key, loaded[i]]))
+    return waits ? await Promise.all(values) : values
   } finally {
     for (const entry of entries) entry.unhold()
   }
@@ -172,7 +177,7 @@ export async function wait<T extends ObjectRef<unknown>>(refs: readonly T[], opt
   const distinct: T[] = []
   const entries: ObjectEntry[] = []
   for (let i = 0; i < refs.length; i++) {
-    const entry = refEntry(refs[i], `element ${i} of wait()`)
+    const entry = refEntry(refs[i], 'element of wait()', i)
     if (entry.seenBy === stamp) continue
     entry.seenBy = stamp
     distinct.push(refs[i] as T)
