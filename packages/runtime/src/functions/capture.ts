@@ -101,7 +101,7 @@ export class Capture {
       if (node?.kind !== 'function' || seen.has(index)) return
       seen.add(index)
       for (const [at, ref] of node.refs.entries()) {
-        if (!needsAll && !node.runsCode && !node.early.includes(at)) continue
+        if (!needsAll && !node.early.includes(at)) continue
         if ('data' in ref) {
           throw refuse(this.#what, `variable "${node.names[at]}"`, {
             reason: 'is needed to create a class that is itself inside captured data',
@@ -167,7 +167,10 @@ export class Capture {
     const index = this.#node(handle, { kind: 'global', path: [] })
     const captures = options['captures'] as Readonly<Record<string, unknown>> | undefined
     if (captures) {
-      throw refuse(this.#what, path, { reason: 'is a remote function with captures by hand', hint: 'call remote() inside the function that uses it, or let it capture by itself' })
+      throw refuse(this.#what, path, {
+        reason: 'is a remote function with captures by hand',
+        hint: 'call remote() inside the function that uses it, or let it capture by itself',
+      })
     }
     this.nodes[index] = {
       kind: 'remote',
@@ -211,7 +214,7 @@ export class Capture {
     const parent = heritage && { start: heritage.start, end: heritage.end, text: unusedName('$beamlineParent', analysis.source, site) }
     if (parent) captures.set(parent.text, this.#value(Object.getPrototypeOf(fn), `the parent of ${path}`))
     const names = [...captures.keys()]
-    const { ranges, runsCode } = creationNeeds(site)
+    const { ranges, runsCode, needsAll } = creationNeeds(site, (n) => isNamer(readName(n, facts.view)))
     const isEarly = (reference: Reference): boolean => ranges.some((range) => reference.start >= range.start && reference.end <= range.end)
     const needed = new Set([
       ...facts.free.filter((free) => free.references.some(isEarly)).map((free) => free.name),
@@ -237,7 +240,7 @@ export class Capture {
       name,
       names,
       refs: names.map((n) => captures.get(n) as Ref),
-      early: names.flatMap((n, at) => (runsCode || n === parent?.text || needed.has(n) ? [at] : [])),
+      early: names.flatMap((n, at) => (needsAll || n === parent?.text || needed.has(n) ? [at] : [])),
       runsCode,
       identity: undefined,
       properties: properties.map(({ key, descriptor }) => ({
@@ -262,7 +265,7 @@ export class Capture {
     const { name, binding, references } = free
     const { script } = facts
     const first = references[0]
-    const path = `variable "${name}" (${into.place(binding?.start ?? first?.start ?? 0)})${this.#path === 'it' ? '' : `, used by ${this.#path},`}`
+    const path = `variable "${name}" (${into.place(binding?.start ?? first?.start ?? 0)})${this.#path === 'it' ? '' : ` used by ${this.#path}`}`
     const write = references.find((reference) => reference.write)
     if (write) throw refuse(this.#what, `variable "${name}" (${into.place(write.start)})`, COMPLAINTS.assigned(name))
     if (binding?.imported && !importsEntry(binding.imported.specifier, script.url)) return this.#importedName(free, facts, into)
@@ -336,6 +339,21 @@ export class Capture {
     return { node: this.#import(specifier, parent, '*', {}) }
   }
 
+  /** An object with accessors, property by property; bundlers make such objects of modules. */
+  #object(value: object, path: string): number {
+    const index = this.#node(value, { kind: 'global', path: [] })
+    const properties = Reflect.ownKeys(value).map((key) => {
+      const { value: item, get, set, ...flags } = Object.getOwnPropertyDescriptor(value, key) as PropertyDescriptor
+      const at = `property "${String(key)}" of ${path}`
+      if (typeof key === 'symbol') throw refuse(this.#what, at, COMPLAINTS.symbolKey)
+      const common = { key, enumerable: flags.enumerable === true, configurable: flags.configurable === true }
+      if (get ?? set) return { ...common, get: this.#value(get, at), set: this.#value(set, at) }
+      return { ...common, ref: this.#value(item, at), writable: flags.writable === true }
+    })
+    this.nodes[index] = { kind: 'object', prototype: this.#value(Object.getPrototypeOf(value), path), properties }
+    return index
+  }
+
   #value(value: unknown, path: string): Ref {
     if (typeof value === 'symbol') {
       const key = Symbol.keyFor(value)
@@ -356,6 +374,7 @@ export class Capture {
     const complaint = complaintAbout(value)
     if (complaint) throw refuse(this.#what, path, complaint)
     this.isDynamic = true
+    if (hasAccessors(value)) return { node: this.#object(value, path) }
     let index = this.#dataOf.get(value)
     if (index === undefined) {
       index = this.data.push(value) - 1
@@ -376,6 +395,18 @@ function readOutside(fn: Function, { name, binding }: FreeName, { site, view, an
   // top-level `var` and functions of a classic script are properties of the global object
   if (binding.scope === analysis.top && !analysis.isModule && Object.hasOwn(globalThis, name)) return { value: Reflect.get(globalThis, name) as unknown }
   return reading
+}
+
+function hasAccessors(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value)
+  if (prototype !== null && prototype !== Object.prototype && prototype !== Function.prototype) return false
+  return Object.values(Object.getOwnPropertyDescriptors(value)).some((descriptor) => !('value' in descriptor))
+}
+
+/** `__name` of esbuild, which `keepNames` puts everywhere. */
+function isNamer(reading: Reading): boolean {
+  const value = typeof reading === 'object' ? reading.value : undefined
+  return typeof value === 'function' && /^\(?\w+, ?\w+\)? ?=> ?\w+\(\w+, ?"name", ?\{ ?value(: ?\w+)?, ?configurable: ?(true|!0) ?\}\)$/.test(String(value))
 }
 
 /** A standard global that is neither native nor Node's own. */

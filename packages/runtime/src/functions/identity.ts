@@ -31,6 +31,8 @@ export function identityOf(nodes: readonly Node[], start: number): string | unde
       parts.push({ ...node, target: rename({ node: node.target }), options })
       continue
     }
+    // an object with accessors may change, like data
+    if (node.kind === 'object') return undefined
     if (node.kind !== 'function') {
       parts.push(node)
       continue

@@ -9,7 +9,7 @@ import { constants, Script } from 'node:vm'
 import { BeamlineError } from '../errors.ts'
 import { isEntry, rememberModule } from './module-reference.ts'
 import { keep, shippedFrom } from './kept.ts'
-import { decodePayload, encodeFrom, type FunctionNode, type ImportNode, type Node, type PayloadHead, type Ref } from './payload.ts'
+import { decodePayload, encodeFrom, type FunctionNode, type ImportNode, type Node, type ObjectNode, type PayloadHead, type Ref, refsOf } from './payload.ts'
 import { makeRemote } from './remote-handles.ts'
 
 /**
@@ -135,12 +135,28 @@ class Loading {
     if (this.#creating.has(index)) return undefined
     this.#creating.add(index)
     const node = this.#head.nodes[index] as Node
+    if (node.kind === 'object') return this.#object(node, index)
     const created = node.kind === 'function' ? this.#function(node) : { value: this.#named(node, index), setCaptures: undefined }
     this.#created.set(index, created)
     return created.value
   }
 
-  #named(node: Exclude<Node, FunctionNode>, index: number): unknown {
+  /** It exists before its properties, which may lead back to it. */
+  #object(node: ObjectNode, index: number): object {
+    const object: object = Object.create(this.#value(node.prototype) as object | null)
+    this.#created.set(index, { value: object, setCaptures: undefined })
+    for (const property of node.properties) {
+      const { key, enumerable, configurable } = property
+      if ('ref' in property) Object.defineProperty(object, key, { value: this.#value(property.ref), writable: property.writable, enumerable, configurable })
+      else {
+        const accessors = { get: this.#value(property.get) as () => unknown, set: this.#value(property.set) as (value: unknown) => void }
+        Object.defineProperty(object, key, { ...accessors, enumerable, configurable })
+      }
+    }
+    return object
+  }
+
+  #named(node: Exclude<Node, FunctionNode | ObjectNode>, index: number): unknown {
     switch (node.kind) {
       case 'remote':
         return makeRemote(this.#create(node.target) as Function, Object.fromEntries(node.options.map(({ name, ref }) => [name, this.#value(ref)])))
@@ -160,7 +176,12 @@ class Loading {
     if (known) return { value: known, setCaptures: undefined, isShared: true }
     const script = compile(node.source, { filename: node.url || 'beamline:function', lineOffset: node.line, columnOffset: node.column })
     const factory = script.runInThisContext() as (...captures: unknown[]) => [unknown, Created['setCaptures']]
-    if (node.runsCode) this.#ready(node.refs, new Set())
+    if (node.runsCode) {
+      this.#ready(
+        node.early.map((at) => node.refs[at] as Ref),
+        new Set(),
+      )
+    }
     const [made, setCaptures] = factory.apply(
       undefined,
       node.refs.map((ref, at) => (node.early.includes(at) ? this.#value(ref) : undefined)),
@@ -176,6 +197,7 @@ class Loading {
       seen.add(ref.node)
       this.#create(ref.node)
       const node = this.#head.nodes[ref.node] as Node
+      if (node.kind === 'object') this.#ready(refsOf(node), seen)
       if (node.kind !== 'function') continue
       this.#ready(node.refs, seen)
       this.#created.get(ref.node)?.setCaptures?.(this.#values(node.refs))

@@ -5,7 +5,7 @@
 import type { AnyNode, Class, MethodDefinition, PropertyDefinition, StaticBlock } from 'acorn'
 import { type FunctionFacts, readName } from './function-facts.ts'
 import { theInspector } from './inspector.ts'
-import type { Complaint } from './refusals.ts'
+import { COMPLAINTS, type Complaint } from './refusals.ts'
 import type { FunctionSite } from './scope-analysis.ts'
 
 export interface OwnProperties {
@@ -24,7 +24,6 @@ const AUGMENTED: Complaint = {
   reason: 'was added or replaced after the class was written',
   hint: 'write it in the class body, or export the class from a module of its own',
 }
-const SYMBOL_STATE: Complaint = { reason: 'is keyed by a symbol, which has no equal in another process', hint: 'use a string key' }
 const ACCESSOR: Complaint = { reason: 'is an accessor that was defined from outside', hint: 'use a plain property, or write it in the class body' }
 const PROTOTYPE: Complaint = { reason: 'has a prototype that was changed', hint: 'write it as a class, or export it from a module of its own' }
 const PRIVATE_STATE: Complaint = {
@@ -44,7 +43,7 @@ export function ownProperties(fn: Function, facts: FunctionFacts, refusal: (comp
     if (key === 'name' && typeof descriptor.value === 'string' && !statics.some((member) => keyOf(member) === 'name')) continue
     if (key === 'length' && descriptor.value === expectedLength(site) && !statics.some((member) => keyOf(member) === 'length')) continue
     if ((key === 'arguments' || key === 'caller') && !site.strict) continue
-    if (typeof key === 'symbol') throw refusal(SYMBOL_STATE, String(key))
+    if (typeof key === 'symbol') throw refusal(COMPLAINTS.symbolKey, String(key))
     if (!('value' in descriptor)) throw refusal(ACCESSOR, key)
     properties.push({ key, descriptor })
   }
@@ -57,16 +56,23 @@ export function ownProperties(fn: Function, facts: FunctionFacts, refusal: (comp
 export interface CreationNeeds {
   /** ranges of the text that are evaluated while the class is created */
   readonly ranges: readonly { readonly start: number; readonly end: number }[]
-  /** something is called there, and may use any captured name */
+  /** something is called there */
   readonly runsCode: boolean
+  /** and it may use any captured name */
+  readonly needsAll: boolean
 }
 
-/** What a function or class needs while it is created: nothing, but for a class's heritage, computed keys and static parts. */
-export function creationNeeds(site: FunctionSite): CreationNeeds {
-  if (site.form !== 'class') return { ranges: [], runsCode: false }
+/**
+ * What a function or class needs while it is created: nothing, but for a class's heritage, computed keys and static parts.
+ *
+ * @param isNamer - whether a captured name is a bundler's helper that does nothing but set a class's name
+ */
+export function creationNeeds(site: FunctionSite, isNamer: (name: string) => boolean): CreationNeeds {
+  if (site.form !== 'class') return { ranges: [], runsCode: false, needsAll: false }
   const node = site.node as Class
   const ranges: AnyNode[] = node.superClass ? [node.superClass] : []
   let runsCode = false
+  let needsAll = false
   for (const member of node.body.body) {
     const evaluated: AnyNode[] = []
     if (member.type === 'StaticBlock') evaluated.push(member)
@@ -75,16 +81,18 @@ export function creationNeeds(site: FunctionSite): CreationNeeds {
       if (member.type === 'PropertyDefinition' && member.static && member.value) evaluated.push(member.value)
     }
     ranges.push(...evaluated)
-    runsCode ||= evaluated.some((part) => callsSomething(part))
+    runsCode ||= evaluated.some((part) => callsSomething(part, () => false))
+    needsAll ||= evaluated.some((part) => callsSomething(part, isNamer))
   }
-  return { ranges, runsCode }
+  return { ranges, runsCode, needsAll }
 }
 
-/** A call outside of nested functions. */
-function callsSomething(node: AnyNode): boolean {
+/** A call outside of nested functions, but for those of `isNamer`: `__name(this, "C")`. */
+function callsSomething(node: AnyNode, isNamer: (name: string) => boolean): boolean {
+  if (node.type === 'CallExpression' && node.callee.type === 'Identifier' && isNamer(node.callee.name)) return false
   if (/^(Call|New|TaggedTemplate)Expression$/.test(node.type)) return true
   if (/Function(Expression|Declaration)$/.test(node.type)) return false
-  return Object.values(node).some((child: unknown) => (Array.isArray(child) ? child : [child]).some((item) => isNode(item) && callsSomething(item)))
+  return Object.values(node).some((child: unknown) => (Array.isArray(child) ? child : [child]).some((item) => isNode(item) && callsSomething(item, isNamer)))
 }
 
 function isNode(value: unknown): value is AnyNode {

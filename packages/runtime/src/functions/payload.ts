@@ -61,14 +61,29 @@ export interface FunctionNode {
   readonly refs: readonly Ref[]
   /** of `refs`: values that are needed while it is created (heritage, static initialisers) */
   readonly early: readonly number[]
-  /** its static initialisers call something, which may need all captures with all of theirs */
+  /** while it is created it calls what it got early, which must have its own captures by then */
   readonly runsCode: boolean
   /** of a class: equal in every payload that brings the same one */
   readonly identity: string | undefined
-  readonly properties: readonly FunctionProperty[]
+  readonly properties: readonly DataProperty[]
 }
 
-export interface FunctionProperty {
+/** A plain object with accessors, such as a bundler makes of a module: the codec knows data only. */
+export interface ObjectNode {
+  readonly kind: 'object'
+  readonly prototype: Ref
+  readonly properties: readonly (DataProperty | Accessor)[]
+}
+
+export interface Accessor {
+  readonly key: string
+  readonly get: Ref
+  readonly set: Ref
+  readonly enumerable: boolean
+  readonly configurable: boolean
+}
+
+export interface DataProperty {
   readonly key: string
   readonly ref: Ref
   readonly writable: boolean
@@ -83,7 +98,12 @@ export interface RemoteNode {
   readonly options: readonly { readonly name: string; readonly ref: Ref }[]
 }
 
-export type Node = ImportNode | CommonJsNode | GlobalNode | RequireNode | FunctionNode | RemoteNode
+export type Node = ImportNode | CommonJsNode | GlobalNode | RequireNode | ObjectNode | FunctionNode | RemoteNode
+
+/** Everything that an object leads to directly. */
+export function refsOf(node: ObjectNode): Ref[] {
+  return [node.prototype, ...node.properties.flatMap((property) => ('ref' in property ? [property.ref] : [property.get, property.set]))]
+}
 
 /** What an index that the codec asked for stands for. */
 export type Slot = { readonly node: number } | { readonly external: number }
@@ -134,7 +154,11 @@ function join(head: PayloadHead, body: Encoded | undefined, what: string): Uint8
 }
 
 /** `data` is decoded when it is called, so that functions inside it can exist by then. */
-export function decodePayload(bytes: Uint8Array): { head: PayloadHead; hasData: boolean; data: (internalize: (index: number) => unknown) => readonly unknown[] } {
+export function decodePayload(bytes: Uint8Array): {
+  head: PayloadHead
+  hasData: boolean
+  data: (internalize: (index: number) => unknown) => readonly unknown[]
+} {
   const length = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true)
   const head = decode(bytes.subarray(PREFIX, PREFIX + length)) as PayloadHead
   const bodyAt = Math.ceil((PREFIX + length) / ALIGNMENT) * ALIGNMENT

@@ -92,6 +92,7 @@ export const COMPLAINTS = {
     hint: 'capture the replacement under a name of its own',
   },
   symbol: { reason: 'is a unique symbol, which has no equal in another process', hint: 'use Symbol.for(key)' },
+  symbolKey: { reason: 'is keyed by a symbol, which has no equal in another process', hint: 'use a string key' },
   bound: { reason: 'is a bound function', hint: 'write an arrow function that makes the call instead' },
   native: { reason: 'is a native function that no global and no node: module exports', hint: 'call it from an ordinary function that gets it inside' },
   noSource: (reason: string): Complaint => ({ reason, hint: 'move it to a module of its own and export it' }),
