@@ -225,7 +225,7 @@ export class Actors {
   lookup(name: string, namespace: string): Promise<HeldHandle | undefined> {
     const request = this.#nextRequest++
     this.#runtime.sendToNode({ body: { $case: 'actorLookup', value: { request, name, namespace } } })
-    return new Promise((resolve) => this.#lookups.set(request, resolve))
+    return this.#runtime.keepAlive.during(new Promise((resolve) => this.#lookups.set(request, resolve)))
   }
 
   found(request: number, actor: string, handle: Uint8Array): void {
@@ -275,6 +275,7 @@ export class Actors {
       } else if (client.state === 'ALIVE' && record.phase === 'queued') {
         client.queue.shift()
         record.phase = 'pushed'
+        record.atWorker = true
         record.pushedAt = performance.now()
         client.inFlight.set(record.number, record)
         this.#runtime.submitter.pushTo(this.#runtime.peers.get(client.worker, client.address), record, 0)
@@ -297,6 +298,7 @@ export class Actors {
     const record = client?.inFlight.get(message.task)
     if (!client || !record) return
     client.inFlight.delete(message.task)
+    this.#runtime.submitter.left(record)
     this.#forget(record)
     this.#runtime.submitter.completed(peer, record, message)
     if (record.phase === 'delayed') {
@@ -350,6 +352,7 @@ export class Actors {
     const { maxTaskRetries } = client.description
     const repeated: TaskRecord[] = []
     for (const record of client.inFlight.values()) {
+      this.#runtime.submitter.left(record)
       if (record.phase === 'done') this.#forget(record)
       else if (maxTaskRetries < 0 || record.attempt < maxTaskRetries) {
         record.attempt++
@@ -379,7 +382,10 @@ export class Actors {
     client.state = 'DEAD'
     client.cause = cause ?? client.cause
     const error = this.#deathError(client)
-    for (const record of client.inFlight.values()) this.#fail(record, error)
+    for (const record of client.inFlight.values()) {
+      this.#runtime.submitter.left(record)
+      this.#fail(record, error)
+    }
     client.inFlight.clear()
     this.#clients.delete(client.id)
     for (let record = client.queue.shift(); record; record = client.queue.shift()) this.#fail(record, error)

@@ -31,6 +31,8 @@ export interface ShapePort {
   takeBack(lease: Lease, count: number): void
   demand(queue: ShapeQueue, wanted: number, backlog: number): void
   returnLease(lease: Lease, retire: boolean): void
+  /** The record is no longer at a worker. */
+  left(record: TaskRecord): void
   /** Calls `pump` in about `ms`, or earlier. */
   wake(queue: ShapeQueue, ms: number): void
 }
@@ -92,6 +94,7 @@ export class ShapeQueue {
       if (!record) return
       if (record.phase !== 'queued') continue
       record.phase = 'pushed'
+      record.atWorker = true
       record.lease = lease
       record.pushedAt = this.#port.now()
       if (lease.inFlight.size === 0) lease.progressAt = record.pushedAt
@@ -151,6 +154,7 @@ export class ShapeQueue {
     if (!record) return undefined
     lease.inFlight.delete(number)
     this.#inFlight--
+    this.#port.left(record)
     lease.blocked = false
     lease.progressAt = this.#port.now()
     lease.msPerTask = lease.msPerTask === undefined ? execMs : lease.msPerTask * 0.7 + execMs * 0.3
@@ -171,6 +175,7 @@ export class ShapeQueue {
       if (!record) continue
       lease.inFlight.delete(number)
       this.#inFlight--
+      this.#port.left(record)
       if (record.phase !== 'pushed') continue
       record.phase = 'queued'
       record.lease = undefined
@@ -195,6 +200,7 @@ export class ShapeQueue {
     this.leases.delete(lease.id)
     const [first, ...behind] = lease.inFlight.values()
     this.#inFlight -= lease.inFlight.size
+    for (const record of lease.inFlight.values()) this.#port.left(record)
     lease.inFlight.clear()
     for (const record of behind) {
       if (record.phase !== 'pushed') continue
@@ -209,7 +215,10 @@ export class ShapeQueue {
   /** Every task that is not done, for the end of the cluster. */
   drain(): TaskRecord[] {
     const records = [...this.queue]
-    for (const lease of this.leases.values()) records.push(...lease.inFlight.values())
+    for (const lease of this.leases.values()) {
+      for (const record of lease.inFlight.values()) this.#port.left(record)
+      records.push(...lease.inFlight.values())
+    }
     while (this.queue.shift());
     this.leases.clear()
     this.#inFlight = 0

@@ -99,6 +99,8 @@ export class Submitter implements ShapePort {
     }
     const { dependencies } = encoded
     const record: TaskRecord = new TaskRecord({ template, number, outputs, stream, args: encoded.args, storedArgs: encoded.stored, dependencies, queue })
+    // A stream that nobody takes from may be held up for ever: there, those who wait for items keep the process.
+    if (!stream) this.#runtime.keepAlive.add()
     for (const output of outputs) output.producer = record
     for (const { entry } of dependencies) {
       entry.hold()
@@ -187,8 +189,19 @@ export class Submitter implements ShapePort {
   finish(record: TaskRecord, settle: () => void): void {
     if (record.phase === 'done') return
     record.phase = 'done'
+    if (!record.stream) this.#runtime.keepAlive.done()
     clearTimeout(record.timer)
     settle()
+    if (!record.atWorker) this.#release(record)
+  }
+
+  /** The record is no longer at a worker, which may have been reading its arguments until now. */
+  left(record: TaskRecord): void {
+    record.atWorker = false
+    if (record.phase === 'done') this.#release(record)
+  }
+
+  #release(record: TaskRecord): void {
     for (const { entry } of record.dependencies) entry.unhold()
     if (!(record.storedArgs instanceof Promise)) record.storedArgs?.unhold()
     record.keeps?.unhold()
@@ -242,7 +255,7 @@ export class Submitter implements ShapePort {
     const timer = setTimeout(() => {
       this.#wakes.delete(queue)
       queue.pump()
-    }, ms + 1)
+    }, ms + 1).unref()
     this.#wakes.set(queue, { timer, due })
   }
 
@@ -309,7 +322,7 @@ export class Submitter implements ShapePort {
     const failure = message.values[0]?.error
     if (record.phase === 'done') {
       for (const value of message.values) this.#dismiss(peer, value)
-      this.#confirm(peer, message)
+      this.#confirm(peer, record, message)
       return
     }
     if (message.cancelled) {
@@ -327,12 +340,12 @@ export class Submitter implements ShapePort {
       else if (message.values.length === 0) this.settle(record.outputs[0] as ObjectEntry, fromInline(message.value), record.template.name)
       else message.values.forEach((value, i) => this.settle(record.outputs[i] as ObjectEntry, this.#runtime.values.fromWire(value), record.template.name))
     })
-    this.#confirm(peer, message)
+    this.#confirm(peer, record, message)
   }
 
   // The worker keeps what its results refer to until this process has borrowed it.
-  #confirm(peer: Peer, message: Done): void {
-    if (!message.values.some((value) => value.refs.length > 0 || value.handles.length > 0)) return
+  #confirm(peer: Peer, record: TaskRecord, message: Done): void {
+    if (!record.stream && !message.values.some((value) => value.refs.length > 0 || value.handles.length > 0)) return
     this.#runtime.references.whenBorrowed(peer.process, () => peer.link.send({ body: { $case: 'resultReceived', value: { task: message.task } } }))
   }
 
@@ -421,7 +434,7 @@ export class Submitter implements ShapePort {
     if (!killLater) return
     setTimeout(() => {
       if (lease.inFlight.has(record.number)) this.kill(lease.worker, `"${record.template.name}" did not stop: ${error.message}`)
-    }, LIMITS.cancelGraceMs)
+    }, LIMITS.cancelGraceMs).unref()
   }
 
   #sendCancel(worker: string, address: string, task: number): void {

@@ -53,6 +53,8 @@ export class TaskRecord implements Producer, Waiter {
   lease: Lease | undefined = undefined
   pushedAt = 0
   timer: NodeJS.Timeout | undefined = undefined
+  /** Pushed and not answered: what it refers to must stay, even when its outputs were settled meanwhile. */
+  atWorker = false
   /** Held until it is done: the lifetime of the actor that it calls. */
   keeps: ObjectEntry | undefined = undefined
   #whenReady: ((record: TaskRecord) => void) | undefined
