@@ -2,7 +2,7 @@
  * Why a reference is not ready yet, in words and data.
  */
 import { current } from '../core/current.ts'
-import { ObjectEntry } from '../core/object-entry.ts'
+import type { ObjectEntry } from '../core/object-entry.ts'
 import { localTask } from '../core/report.ts'
 import type { Runtime } from '../core/runtime.ts'
 import { TaskRecord } from '../core/task-record.ts'
@@ -26,6 +26,8 @@ export interface Explanation {
   /** What it needs, for queued tasks. */
   readonly needs?: string
   readonly error?: string
+  /** What the node says that it lacks, for queued tasks and actors that wait for a worker. */
+  readonly node?: string
 }
 
 export function resourceText({ cpus, gpus, memoryBytes, custom }: Resources): string {
@@ -37,12 +39,37 @@ export function resourceText({ cpus, gpus, memoryBytes, custom }: Resources): st
 /**
  * What a reference waits for: which argument, which resources behind how many others, or where it runs since when.
  *
- * Answers from what this process knows, without a message to anybody.
+ * What this process knows of itself needs no message; for queued work the node says what it lacks (one round trip).
+ *
+ * @example
+ * console.log((await explain(ref)).text) // "train" is queued behind 3 tasks for 2 CPU; the node: needs 2 CPU; free now: 1 of 4 CPU
  */
-export function explain(ref: ObjectRef<unknown> | ObjectEntry): Explanation {
+export async function explain(ref: ObjectRef<unknown>): Promise<Explanation> {
   const runtime = current('explain()')
-  const entry = ref instanceof ObjectEntry ? ref : entryOf(ref)
+  const entry = entryOf(ref)
   if (!entry) throw new BeamlineError('INVALID_ARGUMENT', { what: 'the argument of explain()', got: typeof ref, expected: 'an ObjectRef' })
+  const known = describe(entry)
+  const reason = await nodeReason(runtime, entry, known)
+  return reason === '' ? known : { ...known, node: reason, text: `${known.text}; the node: ${reason}` }
+}
+
+/** Why the node has not given what a queued task or a waiting actor needs; "" when it has nothing to add. */
+async function nodeReason(runtime: Runtime, entry: ObjectEntry, known: Explanation): Promise<string> {
+  const { producer } = entry
+  if (!(producer instanceof TaskRecord)) return ''
+  if (known.state === 'QUEUED' && producer.queue) {
+    const demand = (await runtime.query(`demand ${producer.queue.key}`, 1)) as { reason?: string } | null
+    return demand?.reason ?? ''
+  }
+  const client = known.state === 'WAITING_FOR_ACTOR' ? runtime.actors.clientOfCall(producer) : undefined
+  if (!client) return ''
+  const waiting = (await runtime.query('waiting', 1_000_000)) as readonly { actor?: string; reason?: string }[] | null
+  return waiting?.find(({ actor }) => actor === client.id)?.reason ?? ''
+}
+
+/** What this process knows by itself. */
+export function describe(entry: ObjectEntry): Explanation {
+  const runtime = current('explain()')
   const object = runtime.references.name(entry)
   if (entry.stored?.kind === 'error') return { state: 'FAILED', error: entry.stored.error.message, text: `object ${object} failed: ${entry.stored.error.message}` }
   if (entry.stored) return { state: 'READY', text: `object ${object} is ready` }
@@ -56,7 +83,7 @@ function waitingArguments(runtime: Runtime, record: TaskRecord): Explanation | u
   if (record.phase !== 'waiting') return undefined
   const missing = record.dependencies
     .filter(({ entry }) => entry.stored === undefined)
-    .map(({ index, entry }) => ({ index, object: runtime.references.name(entry), because: explain(entry).text }))
+    .map(({ index, entry }) => ({ index, object: runtime.references.name(entry), because: describe(entry).text }))
   const task = record.template.name
   const [first] = missing
   const text = first ? `"${task}" waits for argument ${first.index}: ${first.because}` : `"${task}" waits for its arguments to be stored`
