@@ -69,6 +69,8 @@ export class Executor {
   #eventsDropped = 0
   #eventTimer: NodeJS.Timeout | undefined
   #retiring = false
+  /** Told when the last running call of an actor that shall end is done. */
+  #actorIdle: (() => void) | undefined
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime
@@ -186,6 +188,7 @@ export class Executor {
           () => {
             lane.running.delete(call)
             this.#run(lane)
+            if (this.#actorIdle && !this.#actorRuns()) this.#actorIdle()
           },
           (error: unknown) => this.#runtime.crash(error),
         )
@@ -478,9 +481,18 @@ export class Executor {
   /** Lets running calls finish, disposes of the actor, and resolves. */
   async stopActor(): Promise<void> {
     for (const lane of this.#groups.values()) lane.limit = 0
-    while ([...this.#groups.values()].some((lane) => lane.running.size > 0)) await new Promise((resolve) => setImmediate(resolve))
+    if (this.#actorRuns()) {
+      await new Promise<void>((resolve) => {
+        this.#actorIdle = resolve
+      })
+    }
     const instance = this.#actor?.instance as Partial<AsyncDisposable & Disposable> | undefined
     await (instance?.[Symbol.asyncDispose] ?? instance?.[Symbol.dispose])?.call(instance)
+  }
+
+  #actorRuns(): boolean {
+    for (const lane of this.#groups.values()) if (lane.running.size > 0) return true
+    return false
   }
 
   // ---------------------------------------------------------------- records
