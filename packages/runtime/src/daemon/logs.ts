@@ -18,6 +18,7 @@ const FILE_BYTES_MAX = 100 * 1024 * 1024
 const FILES_MAX = 5
 const LINE_CHARS_MAX = 64 * 1024
 const TAIL_LINES_MAX = 20
+const NATIVE_FRAME = /^\s*\d+: 0x[0-9a-f]+ |^----- (Native|JavaScript) stack trace -----$/
 const TAIL_CHARS_MAX = 4_000
 const LINES_PER_SECOND_MAX = 5_000
 const REPEAT_WINDOW_MS = 1_000
@@ -110,7 +111,9 @@ export class WorkerLog {
 
   #lines(lines: string[]): void {
     if (lines.length === 0) return
-    this.#tail = [...this.#tail, ...lines.slice(-TAIL_LINES_MAX)].slice(-TAIL_LINES_MAX)
+    // The trace of native frames behind a fatal error says nothing to its reader and would push out what does.
+    const telling = lines.filter((line) => line !== '' && !NATIVE_FRAME.test(line)).slice(-TAIL_LINES_MAX)
+    this.#tail = [...this.#tail, ...telling].slice(-TAIL_LINES_MAX)
     this.#deliver(
       this,
       lines.map((line) => line.replace(/\r$/, '').slice(0, LINE_CHARS_MAX)),
@@ -147,14 +150,7 @@ export class Logs {
       this.#repeats.delete(key)
       this.#endRepeat(repeat)
     }
-    for (const [worker, rate] of this.#rates) {
-      if (!all && now - rate.sinceMs < 1_000) continue
-      this.#rates.delete(worker)
-      if (rate.dropped > 0) {
-        const lines = [`[${rate.dropped} more lines in one second are only in ${this.dir}/worker-${worker}.*]`]
-        this.#waiting.push({ worker, stream: 'err', lines })
-      }
-    }
+    for (const [worker, rate] of this.#rates) if (all || now - rate.sinceMs >= 1_000) this.#endRate(worker, rate)
     const batches = this.#waiting
     this.#waiting = []
     for (const batch of batches) this.#sink(batch)
@@ -165,11 +161,9 @@ export class Logs {
     const { worker, stream } = log
     const now = performance.now()
     const source = `${worker} ${stream}`
+    const before = this.#rates.get(worker)
+    if (before !== undefined && now - before.sinceMs >= 1_000) this.#endRate(worker, before)
     const rate = this.#rates.get(worker) ?? { sinceMs: now, lines: 0, dropped: 0 }
-    if (now - rate.sinceMs >= 1_000) {
-      if (rate.dropped > 0) this.#add(worker, stream, `[${rate.dropped} more lines in one second are only in ${this.dir}/worker-${worker}.*]`)
-      Object.assign(rate, { sinceMs: now, lines: 0, dropped: 0 })
-    }
     this.#rates.set(worker, rate)
     for (const line of lines) {
       const repeat = this.#repeats.get(line)
@@ -182,8 +176,8 @@ export class Logs {
         rate.dropped++
         continue
       }
-      const before = this.#last.get(source)
-      const ended = before === undefined ? undefined : this.#repeats.get(before)
+      const previous = this.#last.get(source)
+      const ended = previous === undefined ? undefined : this.#repeats.get(previous)
       if (ended !== undefined && ended.count > 0 && ended.worker === worker) {
         this.#repeats.delete(ended.line)
         this.#endRepeat(ended)
@@ -210,6 +204,11 @@ export class Logs {
     this.#add(repeat.worker, repeat.stream, repeat.count === 1 ? repeat.line : `${repeat.line} [repeated ${repeat.count}×]`)
   }
 
+  #endRate(worker: string, rate: { dropped: number }): void {
+    this.#rates.delete(worker)
+    if (rate.dropped > 0) this.#add(worker, 'err', `[${rate.dropped} more lines in one second are only in ${this.dir}/worker-${worker}.*]`)
+  }
+
   #add(worker: string, stream: 'out' | 'err', line: string): void {
     const last = this.#waiting.at(-1)
     if (last !== undefined && last.worker === worker && last.stream === stream) last.lines.push(line)
@@ -223,6 +222,8 @@ export class Logs {
       this.#repeats.delete(repeat.line)
       this.#endRepeat(repeat)
     }
+    const rate = this.#rates.get(worker)
+    if (rate !== undefined) this.#endRate(worker, rate)
     this.flush()
     this.#last.delete(`${worker} out`)
     this.#last.delete(`${worker} err`)

@@ -101,12 +101,10 @@ export class Queries {
       case 'waiting':
         return this.#waiting().slice(0, limit)
       case 'objects': {
-        const stored = this.#options.store.objects(limit)
-        const { rows, silent } = await this.#askAll('objects', limit)
-        return {
-          rows: [...stored.map((object) => ({ ...object, object: `${object.owner}:${object.object}`, where: 'store' })), ...rows].slice(0, limit),
-          silent,
-        }
+        const rows = this.#options.store.objects(limit).map((object) => ({ ...object, object: `${object.owner}:${object.object}` }))
+        // Small objects are in the memory of their owners, which only count them.
+        const { rows: processes, silent } = await this.#askAll('objects', 0)
+        return { rows, processes, silent }
       }
       case 'tasks': {
         const { rows, silent } = await this.#askAll('tasks', limit)

@@ -108,14 +108,21 @@ export function removeStaleSessions(): void {
   const root = sessionsRoot()
   for (const name of entries(root)) {
     const dir = join(root, name)
+    if (!/^[0-9a-f]{16}$/.test(name)) continue
     const holder = readJson<Holder>(join(dir, 'daemon.json'))
-    if (!/^[0-9a-f]{16}$/.test(name) || holder === undefined || isAlive(holder)) continue
+    if (holder === undefined ? isYoung(dir) : isAlive(holder)) continue
     // Only a store directory with the name that such a session has: the file could say anything.
-    const storeDir = holder.storeDir === join(SHARED_MEMORY, `beamline-${uid()}-${name}`) ? holder.storeDir : join(dir, 'store')
+    const storeDir = holder?.storeDir === join(SHARED_MEMORY, `beamline-${uid()}-${name}`) ? holder.storeDir : join(dir, 'store')
     removeSession({ dir, storeDir })
   }
   const current = readJson<CurrentHead>(join(root, 'current'))
   if (current !== undefined && !isAlive(current)) rmSync(join(root, 'current'), { force: true })
+}
+
+/** Its maker may just be writing who it is. */
+function isYoung(dir: string): boolean {
+  const { mtimeMs } = statSync(dir, { throwIfNoEntry: false }) ?? { mtimeMs: 0 }
+  return Date.now() - mtimeMs < 60_000
 }
 
 /** Make this process the head that address "auto" finds. */

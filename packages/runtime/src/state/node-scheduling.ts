@@ -200,7 +200,10 @@ function workerFor(node: NodeTables, entry: WorkEntry, allocation: Allocation, p
   }
   const room = tasks < node.config.taskWorkersMax || spare !== undefined || (allBlocked && blocked === undefined)
   if (room) {
-    if (starting >= node.config.startingMax) return wait('a worker will be started when those in start are up')
+    if (starting >= node.config.startingMax) {
+      wait('a worker will be started when those in start are up')
+      return 'short'
+    }
     if (tasks >= node.config.taskWorkersMax && spare !== undefined) stopWorker(node, spare, false, 'its place is needed for another job or environment')
     spawnWorker(node, entry.job.config.execArgv, shape)
     pass.claimed.set(shape.startKey, claimed + 1)

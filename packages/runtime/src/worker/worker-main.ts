@@ -8,6 +8,9 @@ import { LISTENING_LINE, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from '../d
 
 enableCompileCache()
 
+// Output that waits in this process is lost with it, and a flood of it would fill the heap: writes wait for the reader.
+for (const stream of [process.stdout, process.stderr]) (stream as unknown as { _handle?: { setBlocking?(on: boolean): void } })._handle?.setBlocking?.(true)
+
 const text = process.env[WORKER_BOOTSTRAP_ENV]
 if (!text) {
   process.stderr.write(`this program is started by a node daemon, with ${WORKER_BOOTSTRAP_ENV} in its environment\n`)

@@ -8,6 +8,7 @@ import { WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from '../../src/daemon/boo
 import type { ProcessMessage } from '../../src/net/gen/node.ts'
 import { dial, NODE_SERVICE } from '../../src/net/link.ts'
 
+for (const stream of [process.stdout, process.stderr]) (stream as unknown as { _handle?: { setBlocking(on: boolean): void } })._handle?.setBlocking(true)
 const boot = JSON.parse(process.env[WORKER_BOOTSTRAP_ENV] ?? '') as WorkerBootstrap
 const failing = process.env['BEAMLINE_TEST_START_FAILS'] ?? ''
 if (failing !== '') {
