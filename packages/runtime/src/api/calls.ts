@@ -8,7 +8,7 @@ import type { Runtime } from '../core/runtime.ts'
 import { TaskRecord } from '../core/task-record.ts'
 import { abortReason, EntryWaiter, type WaitEnd } from '../core/waiting.ts'
 import { BeamlineError } from '../errors.ts'
-import { explain } from './explain.ts'
+import { describe } from './explain.ts'
 import { type ActorHandle, makeHandle, targetOf } from './actor.ts'
 import { entryOf, ObjectRef } from './object-ref.ts'
 import { whole } from './options.ts'
@@ -47,9 +47,11 @@ async function await_(runtime: Runtime, pending: readonly ObjectEntry[], count: 
   }
   const signal = signals.length > 1 ? AbortSignal.any(signals) : signals[0]
   task?.block()
+  runtime.keepAlive.add()
   try {
     return await waiter.end(timeoutMs, signal)
   } finally {
+    runtime.keepAlive.done()
     task?.unblock()
   }
 }
@@ -71,7 +73,7 @@ async function ready(runtime: Runtime, entries: readonly ObjectEntry[], options:
   if (end !== 'timeout') return
   const left = entries.filter((entry) => entry.stored === undefined)
   const first = left[0]
-  throw new BeamlineError('GET_TIMEOUT', { pending: left.length, total: entries.length, timeoutMs: options.timeoutMs ?? 0, first: first ? explain(first).text : '' })
+  throw new BeamlineError('GET_TIMEOUT', { pending: left.length, total: entries.length, timeoutMs: options.timeoutMs ?? 0, first: first ? describe(first).text : '' })
 }
 
 const callers = new WeakSet<Error>()
@@ -235,10 +237,10 @@ export function kill(actor: object, options: { readonly restart?: boolean } = {}
 /** Ask an actor to finish its running calls, run its `[Symbol.asyncDispose]`, and end. Resolves when it has. */
 export async function stop(actor: object): Promise<void> {
   const { client } = target(actor, 'stop()')
-  const { actors } = current('stop()')
-  await client.settled()
+  const { actors, keepAlive } = current('stop()')
+  await keepAlive.during(client.settled())
   if (client.state !== 'DEAD') actors.stop(client, 'by stop()')
-  await client.dead()
+  await keepAlive.during(client.dead())
 }
 
 /**

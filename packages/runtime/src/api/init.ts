@@ -72,6 +72,10 @@ export function isInitialized(): boolean {
  * Join a cluster: start one on this machine (a node daemon and its workers, which end with this program), or attach to
  * a running one. Takes about 0.2 s.
  *
+ * The cluster keeps the program running only while something is pending: a call, a `get`, a `wait`, a `put`. A program
+ * that waits for nothing any more ends by itself, and its own cluster ends with it in order, as by {@link shutdown}.
+ * After `process.exit()`, an uncaught exception or a kill, the cluster ends without order: it notices within a moment.
+ *
  * @throws {@link BeamlineError} `ALREADY_INITIALIZED`, `INVALID_ARGUMENT`, `START_FAILED`, `UNAUTHENTICATED`, `STORE_UNAVAILABLE`
  * @example
  * await using cluster = await init({ cpus: 4 })
@@ -110,7 +114,8 @@ async function start(options: InitOptions): Promise<Cluster> {
   const shutdown = async (): Promise<void> => {
     if (stopping !== shutdown) return
     stopping = undefined
-    removeSignalHandlers()
+    process.off('beforeExit', shutdown)
+    if (!interrupted) removeSignalHandlers()
     try {
       await runtime.close(daemon !== undefined, 'the driver shut it down')
       await daemon?.stop()
@@ -124,6 +129,7 @@ async function start(options: InitOptions): Promise<Cluster> {
     if (error && !options.quiet) printWarning(error.message)
   })
   setCurrent(runtime)
+  process.on('beforeExit', shutdown)
   installSignalHandlers(daemon)
   return {
     id: runtime.cluster.cluster, address: found.address, sessionDir: found.sessionDir, shutdown,
@@ -190,8 +196,6 @@ function installSignalHandlers(daemon: DaemonHandle | undefined): void {
     interrupted = true
     process.stderr.write(`\n${signal}: stopping the cluster; again to stop at once\n`)
     void shutdown().finally(() => process.exit(code))
-    // Keep the second signal: shutdown removed the handler.
-    if (onSignal) process.on(signal, onSignal)
   }
   process.on('SIGINT', onSignal)
   process.on('SIGTERM', onSignal)

@@ -3,7 +3,7 @@
  */
 import type { ItemStream } from '../core/item-stream.ts'
 import type { ObjectEntry } from '../core/object-entry.ts'
-import { current } from '../core/current.ts'
+import { current, currentOrNone } from '../core/current.ts'
 import { EXTERNAL } from '../core/external.ts'
 import { BeamlineError } from '../errors.ts'
 
@@ -104,7 +104,8 @@ export class ObjectRefStream<T> implements AsyncIterableIterator<ObjectRef<T>, u
 
   /** The reference of the next item. Rejects with the error that ended the stream. */
   async next(): Promise<IteratorResult<ObjectRef<T>, undefined>> {
-    const entry = await this.#stream.take()
+    const taken = this.#stream.take()
+    const entry = await (currentOrNone()?.keepAlive.during(taken) ?? taken)
     if (!entry) return { done: true, value: undefined }
     const ref = new ObjectRef<T>(entry)
     entry.unhold()

@@ -35,7 +35,7 @@ export class Groups {
 
   /** Resolves at the next change of the group. */
   changed(record: GroupRecord): Promise<void> {
-    return new Promise((resolve) => record.waiting.push(resolve))
+    return this.#runtime.keepAlive.during(new Promise((resolve) => record.waiting.push(resolve)))
   }
 
   remove(record: GroupRecord): void {

@@ -70,7 +70,7 @@ export class Peers {
   get(process: string, address: string): Peer {
     const known = this.#byProcess.get(process)
     if (known) return known
-    const peer = new Peer(dial(PEER_SERVICE, address, this.#token), process, address)
+    const peer = new Peer(dial(PEER_SERVICE, address, this.#token, true), process, address)
     this.#byProcess.set(process, peer)
     peer.link.send({ body: { $case: 'introduce', value: { process: this.#process, address: this.#address } } })
     this.#receive(peer)

@@ -16,6 +16,7 @@ import type { PeerMessage, Value } from '../net/gen/peer.ts'
 import { Actors } from './actors.ts'
 import { Executor } from './executor.ts'
 import { Groups } from './groups.ts'
+import { KeepAlive } from './keep-alive.ts'
 import type { ObjectEntry, Stored } from './object-entry.ts'
 import { ObjectStore } from './object-store.ts'
 import { type Peer, type PeerPort, Peers } from './peers.ts'
@@ -38,6 +39,8 @@ export interface AttachOptions {
   /** Drivers only. */
   readonly job: JobConfig | undefined
   readonly kinds: ExternalKinds
+  /** Called before the first message is handled: the node may have work for a worker at once. */
+  readonly prepare?: (runtime: Runtime) => void
 }
 
 /** What the runtime tells its process. */
@@ -64,6 +67,7 @@ export class Runtime implements ReferencePort, PeerPort {
   readonly actors: Actors
   readonly groups: Groups
   readonly executor: Executor
+  readonly keepAlive: KeepAlive = new KeepAlive()
   /** Here and not imported by the API: a program that only imports the package loads no parser. */
   readonly ship: typeof ship = ship
   readonly events: EventEmitter<RuntimeEvents> = new EventEmitter()
@@ -92,16 +96,19 @@ export class Runtime implements ReferencePort, PeerPort {
     this.actors = new Actors(this)
     this.groups = new Groups(this)
     this.executor = new Executor(this)
-    this.#node = dial(NODE_SERVICE, options.nodeAddress, options.token)
+    this.#node = dial(NODE_SERVICE, options.nodeAddress, options.token, true)
   }
 
   /** Joins the node at `nodeAddress`. */
   static async attach(options: AttachOptions): Promise<Runtime> {
     const runtime = new Runtime(options)
+    options.prepare?.(runtime)
     const welcomed = new Promise<Welcome>((resolve, reject) => {
       runtime.#node.onMessage((message) => {
-        if (message.body?.$case === 'welcome') resolve(message.body.value)
-        else runtime.#nodeMessage(message)
+        if (message.body?.$case === 'welcome') {
+          runtime.#welcome = message.body.value
+          resolve(message.body.value)
+        } else runtime.#nodeMessage(message)
       })
       runtime.#node.onClose((error) => {
         reject(error ?? new BeamlineError('NODE_DIED', { reason: 'it closed the connection' }))
@@ -109,10 +116,10 @@ export class Runtime implements ReferencePort, PeerPort {
       })
     })
     welcomed.catch(() => undefined)
-    runtime.#server = await listen(options.address, options.token, { peer: (link) => runtime.peers.accept(link) })
+    runtime.#server = await listen(options.address, options.token, { peer: (link) => runtime.peers.accept(link) }, true)
     const { process: id, kind, address, job } = options
     runtime.sendToNode({ body: { $case: 'hello', value: { process: id, kind, pid: process.pid, address, job } } })
-    runtime.#welcome = await welcomed
+    await runtime.keepAlive.during(welcomed)
     if (job) runtime.namespace = job.namespace
     return runtime
   }
@@ -157,10 +164,11 @@ export class Runtime implements ReferencePort, PeerPort {
     try {
       const stored = this.values.store(value, what, () => this.references.toRef(entry), inlineMax)
       if (!(stored instanceof Promise)) return settle(stored)
-      return stored.then(settle, (error: unknown) => {
+      const settled = stored.then(settle, (error: unknown) => {
         entry.unhold()
         throw error
       })
+      return this.keepAlive.during(settled)
     } catch (error) {
       entry.unhold()
       throw error
@@ -170,7 +178,7 @@ export class Runtime implements ReferencePort, PeerPort {
   /** Resolves when the entry is ready, with a value or an error. */
   ready(entry: ObjectEntry): Promise<void> {
     if (entry.stored) return Promise.resolve()
-    return new Promise((resolve) => entry.addWaiter({ entryReady: () => resolve() }))
+    return this.keepAlive.during(new Promise((resolve) => entry.addWaiter({ entryReady: () => resolve() })))
   }
 
   // ---------------------------------------------------------------- messages
@@ -278,11 +286,12 @@ export class Runtime implements ReferencePort, PeerPort {
     return report(this, limit)
   }
 
-  /** Asks the node for a list of its state. */
+  /** Asks the node for a list of its state; null when it is gone. */
   async query(what: string, limit: number): Promise<unknown> {
+    if (this.lost) return null
     const request = this.#nextQuery++
     this.sendToNode({ body: { $case: 'query', value: { request, what, limit } } })
-    return JSON.parse(await new Promise<string>((resolve) => this.#queries.set(request, resolve)))
+    return JSON.parse(await this.keepAlive.during(new Promise<string>((resolve) => this.#queries.set(request, resolve))))
   }
 
   async #releaseMemory(): Promise<void> {
@@ -322,6 +331,8 @@ export class Runtime implements ReferencePort, PeerPort {
       return
     }
     this.lost = BeamlineError.is(error) ? error : new BeamlineError('NODE_DIED', { reason: error?.message ?? 'it closed the connection' })
+    for (const answer of this.#queries.values()) answer('null')
+    this.#queries.clear()
     this.submitter.failAll(this.lost)
     this.actors.failAll(this.lost)
     this.groups.failAll(this.lost)
@@ -352,7 +363,8 @@ export class Runtime implements ReferencePort, PeerPort {
       const closed = once(this.events, 'closed')
       if (shutdown) this.sendToNode({ body: { $case: 'shutdown', value: { reason } } })
       this.#node.close()
-      await Promise.race([closed, new Promise((resolve) => setTimeout(resolve, LIMITS.shutdownMs).unref())])
+      const late = new Promise((resolve) => setTimeout(resolve, LIMITS.shutdownMs).unref())
+      await this.keepAlive.during(Promise.race([closed, late]))
     }
     this.store.close()
     await this.#server?.close()

@@ -6,7 +6,9 @@
  * here; both ends just send. Every link carries the cluster's token, checked before the first message.
  */
 import { timingSafeEqual } from 'node:crypto'
+import { once } from 'node:events'
 import { chmodSync } from 'node:fs'
+import { createServer, type Socket } from 'node:net'
 import * as grpc from '@grpc/grpc-js'
 import { BeamlineError } from '../errors.ts'
 import { NodeFrame, type NodeMessage, ProcessFrame, type ProcessMessage } from './gen/node.ts'
@@ -163,14 +165,40 @@ class StreamLink<Out, In> implements Link<Out, In> {
   }
 }
 
+/** A socket that does not keep its process alive. gRPC refers to it again for every open stream, hence the stand-in. */
+function inBackground(socket: Socket): Socket {
+  socket.unref()
+  return Object.assign(socket, { ref: () => socket })
+}
+
+class BackgroundCredentials extends grpc.ChannelCredentials {
+  readonly #insecure = grpc.credentials.createInsecure()
+
+  _isSecure(): boolean {
+    return false
+  }
+
+  _equals(other: grpc.ChannelCredentials): boolean {
+    return other instanceof BackgroundCredentials
+  }
+
+  _createSecureConnector(...args: Parameters<grpc.ChannelCredentials['_createSecureConnector']>): ReturnType<grpc.ChannelCredentials['_createSecureConnector']> {
+    const connector = this.#insecure._createSecureConnector(...args)
+    const connect = connector.connect.bind(connector)
+    return Object.assign(connector, { connect: (socket: Socket) => connect(inBackground(socket)) })
+  }
+}
+
 /**
  * Open a link. It may be used at once: messages wait until the connection stands. A refused token or an absent
  * server arrives as the reason of `onClose`.
  *
  * @param address - `unix:/path` or `host:port`
+ * @param background - true: the link does not keep this process alive
  */
-export function dial<A, B>(service: Service<A, B>, address: string, token: string): Link<A, B> {
-  const client = new grpc.Client(address, grpc.credentials.createInsecure(), CHANNEL_OPTIONS)
+export function dial<A, B>(service: Service<A, B>, address: string, token: string, background: boolean = false): Link<A, B> {
+  const credentials = background ? new BackgroundCredentials() : grpc.credentials.createInsecure()
+  const client = new grpc.Client(address, credentials, CHANNEL_OPTIONS)
   const metadata = new grpc.Metadata()
   metadata.set('authorization', `Bearer ${token}`)
   const stream = client.makeBidiStreamRequest(service.path, service.encodeToServer, service.decodeToClient, metadata, {})
@@ -193,8 +221,12 @@ export interface Handlers {
   readonly peer?: (link: Link<PeerMessage, PeerMessage>) => void
 }
 
-/** Listen on a unix socket (mode 0600) or a loopback port and hand each authenticated stream to its handler. */
-export async function listen(address: string, token: string, handlers: Handlers): Promise<Server> {
+/**
+ * Listen on a unix socket (mode 0600) or a loopback port and hand each authenticated stream to its handler.
+ *
+ * @param background - true: neither the server nor its links keep this process alive
+ */
+export async function listen(address: string, token: string, handlers: Handlers, background: boolean = false): Promise<Server> {
   const server = new grpc.Server(CHANNEL_OPTIONS)
   const expected = Buffer.from(`Bearer ${token}`)
   const authenticated = (metadata: grpc.Metadata): boolean => {
@@ -218,13 +250,18 @@ export async function listen(address: string, token: string, handlers: Handlers)
   }
   if (handlers.node) offer(NODE_SERVICE, handlers.node)
   if (handlers.peer) offer(PEER_SERVICE, handlers.peer)
-  await new Promise<void>((resolve, reject) =>
-    server.bindAsync(address, grpc.ServerCredentials.createInsecure(), (error) => (error ? reject(error) : resolve())),
-  )
-  if (address.startsWith('unix:')) chmodSync(address.slice('unix:'.length), 0o600)
+  const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure())
+  const listener = createServer({ noDelay: true }, (socket) => injector.injectConnection(background ? inBackground(socket) : socket))
+  if (background) listener.unref()
+  const path = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined
+  const [host, port] = address.split(/:(?=\d+$)/)
+  listener.listen(path === undefined ? { host, port: Number(port) } : { path })
+  await once(listener, 'listening')
+  if (path !== undefined) chmodSync(path, 0o600)
   return {
     address,
     close: async () => {
+      listener.close()
       server.forceShutdown()
     },
   }
