@@ -80,7 +80,7 @@ export class Runtime implements ReferencePort, PeerPort {
   readonly #reported = new Map<string, WorkerLost>()
   /** Namespace of named actors in this process. */
   namespace = ''
-  #queries = new Map<number, (json: string) => void>()
+  readonly #queries = new Map<number, { resolve: (json: string) => void; reject: (error: Error) => void }>()
   #nextQuery = 1
 
   private constructor(options: AttachOptions) {
@@ -266,7 +266,7 @@ export class Runtime implements ReferencePort, PeerPort {
         this.sendToNode({ body: { $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify(this.report(body.value.limit)) } } })
         return
       case 'queryReply':
-        this.#queries.get(body.value.request)?.(body.value.json)
+        this.#queries.get(body.value.request)?.resolve(body.value.json)
         this.#queries.delete(body.value.request)
         return
       case 'assign':
@@ -289,9 +289,12 @@ export class Runtime implements ReferencePort, PeerPort {
   /** Asks the node for a list of its state; null when it is gone. */
   async query(what: string, limit: number): Promise<unknown> {
     if (this.lost) return null
+    if (this.lost) throw this.lost
     const request = this.#nextQuery++
     this.sendToNode({ body: { $case: 'query', value: { request, what, limit } } })
-    return JSON.parse(await this.keepAlive.during(new Promise<string>((resolve) => this.#queries.set(request, resolve))))
+    const { promise, resolve, reject } = Promise.withResolvers<string>()
+    this.#queries.set(request, { resolve, reject })
+    return JSON.parse(await this.keepAlive.during(promise))
   }
 
   async #releaseMemory(): Promise<void> {
@@ -338,6 +341,8 @@ export class Runtime implements ReferencePort, PeerPort {
     this.groups.failAll(this.lost)
     this.references.failAll(this.lost)
     this.store.fail(this.lost)
+    for (const { reject } of this.#queries.values()) reject(this.lost)
+    this.#queries.clear()
     this.events.emit('closed', this.lost)
   }
 

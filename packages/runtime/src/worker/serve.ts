@@ -11,12 +11,15 @@ import { dieWithParent } from '../objects/libc.ts'
 
 export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
   const { process: id, address, token, sessionDir } = bootstrap
-  const runtime = await Runtime.attach({
-    kind: 'worker', process: id, address: `unix:${join(sessionDir, `${id}.sock`)}`, nodeAddress: address, token, job: undefined, kinds: KINDS,
+  await Runtime.attach({
+    kind: 'worker', process: id, address: `unix:${join(sessionDir, `${id}.sock`)}`, nodeAddress: address, token, job: undefined, kinds: KINDS, prepare,
   })
-  setCurrent(runtime)
   // A worker in an endless loop sees no end of its stdin; the kernel ends it with the daemon.
   dieWithParent()
+}
+
+function prepare(runtime: Runtime): void {
+  setCurrent(runtime)
   runtime.events.on('assign', ({ cwd, entry, env }) => {
     if (cwd) process.chdir(cwd)
     Object.assign(process.env, env)
