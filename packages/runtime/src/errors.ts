@@ -89,6 +89,13 @@ export const ERRORS = {
     text: (d: { actor: string; pending: number; max: number }) =>
       `actor ${d.actor} has ${many(d.pending, 'pending call')} and allows ${d.max}; await some results or raise maxPendingCalls`,
   },
+  QUEUE_EMPTY: { retry: true, text: (d: { queue: string; timeoutMs: number }) => `the queue ${d.queue} had no items to take within ${d.timeoutMs} ms` },
+  QUEUE_FULL: {
+    retry: true,
+    text: (d: { queue: string; timeoutMs: number; size: number; maxSize: number }) =>
+      `the queue ${d.queue} had no room within ${d.timeoutMs} ms: it holds ${many(d.size, 'item')} and takes ${d.maxSize}`,
+  },
+  QUEUE_CLOSED: { retry: false, text: (d: { queue: string }) => `the queue ${d.queue} is closed` },
   NODE_DIED: {
     retry: false,
     text: (d: { reason: string }) => `the connection to the node daemon is gone: ${d.reason}; call init() again`,
