@@ -1,0 +1,76 @@
+/** What several of these tests use: actors to meet at, errors as values. */
+import type { BeamlineError } from '@beamline/runtime'
+
+/** The error that a promise rejects with; fails when it does not. */
+export async function failure(promise: Promise<unknown>): Promise<BeamlineError & { cause: never }> {
+  const outcome = await promise.then(
+    (value) => ({ value }),
+    (error: unknown) => ({ error }),
+  )
+  if ('value' in outcome) throw new Error(`resolved with ${String(outcome.value)} instead of failing`)
+  return outcome.error as BeamlineError & { cause: never }
+}
+
+/** An actor: `arrive()` resolves for all once `size` callers are there. */
+export class Gate {
+  readonly #size: number
+  #arrived = 0
+  #open: () => void = () => undefined
+  readonly #opened: Promise<void>
+
+  constructor(size: number) {
+    this.#size = size
+    const { promise, resolve } = Promise.withResolvers<void>()
+    this.#opened = promise
+    this.#open = resolve
+  }
+
+  async arrive(): Promise<void> {
+    if (++this.#arrived >= this.#size) this.#open()
+    await this.#opened
+  }
+
+  async arrived(): Promise<number> {
+    return this.#arrived
+  }
+}
+
+/** An actor: counts by key, waits for counts, and keeps the highest number of visitors at once. */
+export class Tally {
+  #inside = 0
+  #peak = 0
+  readonly #counts = new Map<string, number>()
+  #waiting: { key: string; count: number; resolve: () => void }[] = []
+
+  enter(): void {
+    this.#peak = Math.max(this.#peak, ++this.#inside)
+  }
+
+  leave(): void {
+    this.#inside--
+  }
+
+  peak(): number {
+    return this.#peak
+  }
+
+  count(key: string): number {
+    const count = this.counted(key) + 1
+    this.#counts.set(key, count)
+    this.#waiting = this.#waiting.filter((each) => {
+      if (each.key === key && each.count <= count) each.resolve()
+      return each.key !== key || each.count > count
+    })
+    return count
+  }
+
+  counted(key: string): number {
+    return this.#counts.get(key) ?? 0
+  }
+
+  /** Resolves once `key` was counted so often. */
+  async reached(key: string, count: number): Promise<void> {
+    if (this.counted(key) >= count) return
+    await new Promise<void>((resolve) => this.#waiting.push({ key, count, resolve }))
+  }
+}
