@@ -336,7 +336,7 @@ export class Capture {
     if (!bundled && !(types.isModuleNamespaceObject(value) && call.type === 'ImportExpression')) return undefined
     const specifier = bundled ? specifierOfBundledImport(argument.value, parent) : argument.value
     if (specifier === undefined || importsEntry(specifier, parent)) return undefined
-    return { node: this.#import(specifier, parent, '*', {}) }
+    return { node: this.#import(specifier, parent, '*', specifier.endsWith('.json') ? { type: 'json' } : {}) }
   }
 
   /** An object with accessors, property by property; bundlers make such objects of modules. */

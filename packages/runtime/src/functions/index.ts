@@ -5,8 +5,10 @@
  * it can have changed.
  */
 import { Capture } from './capture.ts'
+import { warmInspector } from './inspector.ts'
 import { keep, keptFor, shippedFrom } from './kept.ts'
 import { encodePayload } from './payload.ts'
+import { parser } from './scope-analysis.ts'
 
 export { load } from './load.ts'
 export { setEntry } from './module-reference.ts'
@@ -43,6 +45,12 @@ export function ship(fn: object, captures?: Readonly<Record<string, unknown>>): 
   const shipped = shippedFrom(bytes, capture.externals)
   if (captures === undefined && !capture.isDynamic) keep(fn, shipped, capture.functions)
   return shipped
+}
+
+/** Load and attach what the first `ship` needs: 50 to 100 ms that a program can spend while it waits for its daemon. */
+export function warmUp(): void {
+  parser()
+  warmInspector()
 }
 
 /** A function's name for messages; `anonymous` where it has none. */

@@ -5,7 +5,7 @@
  * `debugger` statements of an attached debugger stay its own. Real objects cross through a hidden registry on the global object;
  * remote handles are released after each look.
  */
-import { type Debugger, type Runtime, Session } from 'node:inspector'
+import type { Debugger, Runtime, Session } from 'node:inspector'
 
 export interface ScriptInfo {
   readonly id: string
@@ -41,13 +41,15 @@ interface Registry {
 }
 
 class Inspector {
-  readonly #session = new Session()
+  readonly #session: Session
   readonly #scripts = new Map<string, ScriptInfo>()
   readonly #registry: Registry = { subject: undefined, scopes: undefined }
   readonly #registryId: string
   #disabling: NodeJS.Timeout | undefined
 
   constructor() {
+    // loaded when the first function is captured: most workers never capture one
+    this.#session = new (process.getBuiltinModule('node:inspector').Session)()
     this.#session.connect()
     this.#session.on('Debugger.scriptParsed', ({ params }) => {
       this.#scripts.set(params.scriptId, {
@@ -63,6 +65,10 @@ class Inspector {
     const { result } = this.#post<Runtime.EvaluateReturnType>('Runtime.evaluate', { expression: `globalThis[${JSON.stringify(key)}]`, silent: true })
     Reflect.deleteProperty(globalThis, key)
     this.#registryId = result.objectId as string
+  }
+
+  warm(): void {
+    this.#enable()
   }
 
   /** Look at one function. About 0.2 ms. */
@@ -168,6 +174,11 @@ function primitiveOf(value: Runtime.RemoteObject | undefined): unknown {
 }
 
 let inspector: Inspector | undefined
+
+/** Pay for the first use now: 30 to 60 ms, while the program waits for something else. */
+export function warmInspector(): void {
+  theInspector().warm()
+}
 
 /** The process's inspector, connected at the first use (tens of milliseconds, once). */
 export function theInspector(): Inspector {

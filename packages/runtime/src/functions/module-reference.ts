@@ -157,11 +157,15 @@ URLSearchParams WebAssembly WebSocket WritableStream WritableStreamDefaultContro
 clearInterval clearTimeout console crypto fetch global localStorage navigator performance process queueMicrotask sessionStorage
 setImmediate setInterval setTimeout structuredClone`.split(/\s+/)
 
-const STANDARD_GLOBALS: ReadonlySet<string> = new Set([...(runInNewContext('Object.getOwnPropertyNames(globalThis)') as string[]), ...NODE_GLOBALS])
+let standardGlobals: ReadonlySet<string> | undefined
+
+function standardGlobalNames(): ReadonlySet<string> {
+  return (standardGlobals ??= new Set([...(runInNewContext('Object.getOwnPropertyNames(globalThis)') as string[]), ...NODE_GLOBALS]))
+}
 
 /** Whether a worker has this global too. */
 export function isStandardGlobal(name: string): boolean {
-  return STANDARD_GLOBALS.has(name)
+  return standardGlobalNames().has(name)
 }
 
 let globals: Map<unknown, readonly string[]> | undefined
@@ -185,7 +189,7 @@ function listGlobals(): Map<unknown, readonly string[]> {
       if (typeof value === 'function' || typeof value === 'symbol') add(value, [...path, key])
     }
   }
-  for (const name of STANDARD_GLOBALS) {
+  for (const name of standardGlobalNames()) {
     const descriptor = Object.getOwnPropertyDescriptor(globalThis, name)
     // lazy ones that warn or load much when they are read are found by name only
     const value: unknown = descriptor?.get && !/^(process|Buffer|crypto|performance|console|navigator)$/.test(name) ? undefined : Reflect.get(globalThis, name)

@@ -4,7 +4,9 @@
  * Pure: source text in, facts out; it never looks at a running program. Resolution happens after the walk, so hoisting needs no
  * second pass. A function's free names are the references inside its text whose binding lives outside of it.
  */
-import { type AnyNode, type Class, type Function as FunctionNode, type Identifier, type Pattern, type Program, parse } from 'acorn'
+import type * as Acorn from 'acorn'
+import type { AnyNode, Class, Function as FunctionNode, Identifier, Pattern, Program } from 'acorn'
+import { createRequire } from 'node:module'
 
 /** Names that emit.ts adds begin like this. */
 export const RESERVED = '$beamline'
@@ -100,11 +102,18 @@ export interface ScriptAnalysis {
   readonly exports: ReadonlyMap<string, string>
 }
 
+let acorn: typeof Acorn | undefined
+
+/** acorn, loaded when the first function is captured: most workers never capture one. */
+export function parser(): typeof Acorn {
+  return (acorn ??= createRequire(import.meta.url)('acorn') as typeof Acorn)
+}
+
 /** Analyse one script as V8 runs it. @throws SyntaxError where acorn cannot read it */
 export function analyseScript(source: string, isModule: boolean): ScriptAnalysis {
   const options = { ecmaVersion: 'latest', allowHashBang: true, allowReturnOutsideFunction: true, allowAwaitOutsideFunction: false } as const
   let program: Program
-  if (isModule) program = parse(source, { ...options, sourceType: 'module', allowAwaitOutsideFunction: true })
+  if (isModule) program = parser().parse(source, { ...options, sourceType: 'module', allowAwaitOutsideFunction: true })
   else program = parseScript(source, options)
   return new Analyser(source, isModule).run(program)
 }
@@ -114,11 +123,11 @@ function parseScript(
   options: { ecmaVersion: 'latest'; allowHashBang: boolean; allowReturnOutsideFunction: boolean; allowAwaitOutsideFunction: boolean },
 ): Program {
   try {
-    return parse(source, { ...options, sourceType: 'script', allowSuperOutsideMethod: true })
+    return parser().parse(source, { ...options, sourceType: 'script', allowSuperOutsideMethod: true })
   } catch (error) {
     // a fragment that only lives inside a wrapper (REPL input, evaluated text with top-level await or import.meta)
     try {
-      return parse(source, { ...options, sourceType: 'module', allowAwaitOutsideFunction: true })
+      return parser().parse(source, { ...options, sourceType: 'module', allowAwaitOutsideFunction: true })
     } catch {
       throw error
     }
