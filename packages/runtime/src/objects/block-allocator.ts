@@ -56,7 +56,9 @@ export class BlockAllocator {
   free(offset: number, bytes: number): void {
     const size = this.#taken.get(offset)
     if (size !== pageAlign(bytes)) {
-      throw new BeamlineError('INTERNAL', { what: `freed ${bytes} bytes at ${offset}, where ${size === undefined ? 'no block' : `a block of ${size}`} is taken` })
+      throw new BeamlineError('INTERNAL', {
+        what: `freed ${bytes} bytes at ${offset}, where ${size === undefined ? 'no block' : `a block of ${size}`} is taken`,
+      })
     }
     this.#taken.delete(offset)
     this.#freeBytes += size

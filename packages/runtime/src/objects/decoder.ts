@@ -6,7 +6,9 @@ import { makeError } from './decoder-errors.ts'
 import * as f from './format.ts'
 import { sliceBuffer } from './mapped-memory.ts'
 import { registrationNamed } from './registry.ts'
+import { COMPILE_AFTER, type ShapeReader, shapeReader } from './shape-reader.ts'
 
+const { fromCharCode } = String
 const KEY_CACHE_SIZE = 1024
 const keyCache: string[] = new Array<string>(KEY_CACHE_SIZE).fill('')
 const floatBytes: Uint8Array = new Uint8Array(8)
@@ -15,13 +17,19 @@ const bigint: BigInt64Array = new BigInt64Array(floatBytes.buffer)
 
 export type Internalize = (index: number) => unknown
 
+interface Shape {
+  readonly keys: readonly string[]
+  uses: number
+  read: ShapeReader | undefined
+}
+
 export class Decoder {
   private readonly bytes: Uint8Array
   private readonly internalize: Internalize | undefined
   private position: number
   private text: Buffer | undefined
-  private readonly objects: unknown[] = []
-  private shapes: string[][] | undefined
+  readonly objects: unknown[] = []
+  private shapes: Shape[] | undefined
   private windows: (ArrayBuffer | (() => ArrayBuffer))[] = []
   private views: number[] = []
   private viewNext = 0
@@ -117,7 +125,7 @@ export class Decoder {
       case f.OBJECT:
         return this.readObject(this.readVarint())
       case f.OBJECT_SHAPE:
-        return this.readShaped(this.shapes![bytes[this.position++]!]!)
+        return this.readOfShape(this.shapes![bytes[this.position++]!]!)
       case f.OBJECT_NULL:
         return this.readProperties(this.keep({ __proto__: null } as unknown as Record<string, unknown>))
       case f.EXTERNAL:
@@ -184,23 +192,35 @@ export class Decoder {
     return this.text.toString(encoding, start, end)
   }
 
+  /** Short strings are made of their codes: a call into the engine's own decoder costs more. Reading past the end gives zeros, cut off again. */
   private readAscii(length: number): string {
     const { bytes, position: at } = this
     this.position = at + length
-    switch (length) {
-      case 0:
-        return ''
-      case 1:
-        return String.fromCharCode(bytes[at]!)
-      case 2:
-        return String.fromCharCode(bytes[at]!, bytes[at + 1]!)
-      case 3:
-        return String.fromCharCode(bytes[at]!, bytes[at + 1]!, bytes[at + 2]!)
-      case 4:
-        return String.fromCharCode(bytes[at]!, bytes[at + 1]!, bytes[at + 2]!, bytes[at + 3]!)
-      default:
-        return this.slice('latin1', at, at + length)
+    if (length <= 8) {
+      if (length === 0) return ''
+      const eight = fromCharCode(bytes[at]!, bytes[at + 1]!, bytes[at + 2]!, bytes[at + 3]!, bytes[at + 4]!, bytes[at + 5]!, bytes[at + 6]!, bytes[at + 7]!)
+      return length === 8 ? eight : eight.slice(0, length)
     }
+    if (length > 16) return this.slice('latin1', at, at + length)
+    const sixteen = fromCharCode(
+      bytes[at]!,
+      bytes[at + 1]!,
+      bytes[at + 2]!,
+      bytes[at + 3]!,
+      bytes[at + 4]!,
+      bytes[at + 5]!,
+      bytes[at + 6]!,
+      bytes[at + 7]!,
+      bytes[at + 8]!,
+      bytes[at + 9]!,
+      bytes[at + 10]!,
+      bytes[at + 11]!,
+      bytes[at + 12]!,
+      bytes[at + 13]!,
+      bytes[at + 14]!,
+      bytes[at + 15]!,
+    )
+    return length === 16 ? sixteen : sixteen.slice(0, length)
   }
 
   /** Keys repeat from value to value: the last one with the same bytes is taken again. */
@@ -245,8 +265,11 @@ export class Decoder {
   private readPacked(tag: number): number[] {
     const length = this.readVarint()
     const array: number[] = this.keep([])
-    if (tag === f.ARRAY_INT32) for (let i = 0; i < length; i++) array.push(this.readInt32())
-    else for (let i = 0; i < length; i++) array.push(this.readFloat64())
+    const size = tag === f.ARRAY_INT32 ? 4 : 8
+    const view = new DataView(this.bytes.buffer, this.bytes.byteOffset + this.position, length * size)
+    this.position += length * size
+    if (size === 4) for (let i = 0; i < length; i++) array.push(view.getInt32(i * 4, true))
+    else for (let i = 0; i < length; i++) array.push(view.getFloat64(i * 8, true))
     return array
   }
 
@@ -255,9 +278,15 @@ export class Decoder {
     for (let i = 0; i < count; i++) keys[i] = this.readKey()
     if (count > 0 && count <= f.SHAPE_KEYS_MAX) {
       this.shapes ??= []
-      if (this.shapes.length < f.SHAPES_MAX) this.shapes.push(keys)
+      if (this.shapes.length < f.SHAPES_MAX) this.shapes.push({ keys, uses: 0, read: undefined })
     }
     return this.readShaped(keys)
+  }
+
+  private readOfShape(shape: Shape): Record<string, unknown> {
+    if (shape.read !== undefined) return shape.read(this)
+    if (++shape.uses === COMPILE_AFTER) shape.read = shapeReader(shape.keys)
+    return this.readShaped(shape.keys)
   }
 
   private readShaped(keys: readonly string[]): Record<string, unknown> {
@@ -352,7 +381,8 @@ export class Decoder {
       const enumerable = this.bytes[this.position++] === 1
       const value = this.readValue()
       if (name === 'stack') hasStack = true
-      if (name === 'stack' && Object.hasOwn(error, 'stack') && !enumerable) error.stack = value as string // may be an accessor: stays one
+      if (name === 'stack' && Object.hasOwn(error, 'stack') && !enumerable)
+        error.stack = value as string // may be an accessor: stays one
       else Object.defineProperty(error, name, { value, writable: true, configurable: true, enumerable })
     }
     if (!hasStack) delete error.stack

@@ -38,7 +38,6 @@ export abstract class ExoticWriter extends Writer {
     this.externalize = undefined
     this.open = undefined
     this.depth = 0
-    if (this.path.length > 0) this.path.length = 0
     if (this.viewBuffers.length > 0) {
       this.viewBuffers.length = 0
       this.viewStarts.length = 0

@@ -6,7 +6,6 @@
 import { createRequire } from 'node:module'
 import { BeamlineError } from '../errors.ts'
 
-// biome-ignore lint/suspicious/noExplicitAny: a class with any constructor
 export type AnyClass = abstract new (...args: any[]) => object
 
 export interface ClassCodec<T> {

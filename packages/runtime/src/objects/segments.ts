@@ -82,7 +82,7 @@ export class SegmentPool {
       const waiting = { bytes, resolve, reject }
       if (bytes > SHARED_MAX) {
         this.#waitingForOwn.add(waiting)
-        this.#requestFor(bytes, (error) => {
+        void this.#requestFor(bytes, (error) => {
           if (this.#waitingForOwn.delete(waiting)) reject(error)
         })
       } else {
@@ -142,7 +142,7 @@ export class SegmentPool {
   #requestSlab(): void {
     if (this.#slabRequested || this.#waitingForSlab.length === 0) return
     this.#slabRequested = true
-    this.#requestFor(this.#waitingForSlab[0]!.bytes, (error) => {
+    void this.#requestFor(this.#waitingForSlab[0]!.bytes, (error) => {
       const waiting = this.#waitingForSlab
       this.#waitingForSlab = []
       for (const { reject } of waiting) reject(error)

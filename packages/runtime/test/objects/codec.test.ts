@@ -43,22 +43,36 @@ const longNamed = Object.assign(
 const withOwnStackless = new Error('no stack')
 delete withOwnStackless.stack
 
+function linked(n: number): object[] {
+  const items = Array.from({ length: n }, (_, i) => ({ i, previous: undefined as object | undefined, next: undefined as object | undefined }))
+  items.forEach((item, i) => {
+    item.previous = items[i - 1]
+    item.next = items[(i + 1) % n]
+  })
+  return items.toReversed()
+}
+
 const exact: Record<string, unknown> = {
-  'undefined': undefined,
-  'null': null,
-  'booleans': [true, false],
+  undefined: undefined,
+  null: null,
+  booleans: [true, false],
   'minus zero': -0,
   'minus zero among integers': [1, 2, 3, 4, 5, 6, 7, 8, -0],
   'not a number and infinities': [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY],
-  'integers around every boundary': [0, 127, 128, 255, 256, 32_767, 32_768, 65_536, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 2 ** 53, 2 ** 53 - 1].flatMap((n) => [n, -n, n + 1, -n - 1]),
-  'fractions': [0.1, -1.5, Number.MIN_VALUE, Number.MAX_VALUE, Number.EPSILON],
+  'integers around every boundary': [0, 127, 128, 255, 256, 32_767, 32_768, 65_536, 2 ** 31 - 1, 2 ** 31, 2 ** 32, 2 ** 53, 2 ** 53 - 1].flatMap((n) => [
+    n,
+    -n,
+    n + 1,
+    -n - 1,
+  ]),
+  fractions: [0.1, -1.5, Number.MIN_VALUE, Number.MAX_VALUE, Number.EPSILON],
   'big integers': [0n, 1n, -1n, 2n ** 63n - 1n, 2n ** 63n, -(2n ** 63n), -(2n ** 63n) - 1n, 2n ** 64n, 7n ** 500n, -(7n ** 500n)],
   'strings of every length around the boundaries': [0, 1, 2, 3, 4, 5, 62, 63, 64, 65, 127, 128, 16_384].map((n) => 'x'.repeat(n)),
   'Latin-1, Unicode, emoji': ['é', 'é'.repeat(100), '€', '𝄞', '👩‍👩‍👧‍👦'.repeat(30)],
   'lone surrogates': ['\ud800', 'a\udfffb', '\ud800'.repeat(100)],
   'a string with a zero character': 'a\0b',
   'an empty array and object': [[], {}],
-  'holes': [, 1, , , 2, ,],
+  holes: [, 1, , , 2, ,],
   'only holes': new Array(5),
   'a hole is not undefined': [undefined, , undefined],
   'four billion holes': sparse,
@@ -71,23 +85,40 @@ const exact: Record<string, unknown> = {
   'undefined is not missing': { a: undefined, b: null },
   'property order': { z: 1, a: 2, 10: 'ten', 2: 'two', m: 3 },
   'many objects of one shape': Array.from({ length: 300 }, (_, i) => ({ id: i, name: `n${i}`, ok: i % 2 === 0 })),
+  'many objects of one shape with strange keys': Array.from({ length: 50 }, (_, i) => ({ '': i, '"\\\n\u2028\ud800': [i], 'a b': null, '1': i / 3 })),
+  'many objects with the key __proto__': Array.from({ length: 50 }, (_, i) => JSON.parse(`{"x": ${i}, "__proto__": {"y": ${i}}}`)),
+  'a long list linked in both directions': linked(60),
   'more shapes than are remembered': Array.from({ length: 200 }, (_, i) => ({ [`key${i}`]: i, common: 1 })),
   'an object with a thousand keys, twice': [0, 1].map(() => Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`k${i}`, i]))),
   'the key __proto__': JSON.parse('{"__proto__": {"polluted": true}, "constructor": 1, "hasOwnProperty": 2}'),
   'the key __proto__ in a null-prototype object': Object.assign(Object.create(null), JSON.parse('{"a": 1}')),
-  'an empty key and strange keys': { '': 1, ' ': 2, 'é': 3, '\ud800': 4, ['x'.repeat(100)]: 5 },
+  'an empty key and strange keys': { '': 1, ' ': 2, é: 3, '\ud800': 4, ['x'.repeat(100)]: 5 },
   'an object without a prototype': Object.assign(Object.create(null), { b: 1, a: 2 }),
   'the same object twice': [shared, shared, { shared }],
   'a cycle': cyclic,
   'a map that is its own key': cyclicMap,
-  'a map with every kind of key': new Map<unknown, unknown>([[1, 'a'], ['1', 'b'], [shared, 'c'], [Number.NaN, 'd'], [null, shared], [undefined, 1], [-0, 2]]),
+  'a map with every kind of key': new Map<unknown, unknown>([
+    [1, 'a'],
+    ['1', 'b'],
+    [shared, 'c'],
+    [Number.NaN, 'd'],
+    [null, shared],
+    [undefined, 1],
+    [-0, 2],
+  ]),
   'a set in its order': new Set([3, 1, 2, 'a', shared]),
-  'dates': [new Date(0), new Date(Number.NaN), new Date(8.64e15), new Date('1969-07-20T20:17:40Z')],
+  dates: [new Date(0), new Date(Number.NaN), new Date(8.64e15), new Date('1969-07-20T20:17:40Z')],
   'regular expressions': [/a/, /[/\]]+/giu, /(?<n>x)/dsy, new RegExp('')],
   'boxed primitives': [Object(1), Object('text'), Object(false), Object(5n), Object('')],
-  'URLs': [new URL('https://user:pw@example.com:8443/a%20b?q=1#f'), new URL('file:///etc/hosts')],
+  URLs: [new URL('https://user:pw@example.com:8443/a%20b?q=1#f'), new URL('file:///etc/hosts')],
   'an ArrayBuffer': new Uint8Array([1, 2, 3]).buffer,
-  'an empty ArrayBuffer and empty views of it': [new ArrayBuffer(0), new Uint8Array(0), new Float64Array(0), Buffer.alloc(0), new DataView(new ArrayBuffer(4), 2, 0)],
+  'an empty ArrayBuffer and empty views of it': [
+    new ArrayBuffer(0),
+    new Uint8Array(0),
+    new Float64Array(0),
+    Buffer.alloc(0),
+    new DataView(new ArrayBuffer(4), 2, 0),
+  ],
   'typed arrays of every kind': [
     Int8Array,
     Uint8Array,
@@ -193,7 +224,13 @@ describe('errors', () => {
 
   test('built-in errors keep message, stack, cause and own fields, in order and visibility', () => {
     const cause = Object.assign(new TypeError('inner'), { code: 'E_INNER' })
-    for (const error of [new Error('outer', { cause }), new Error(), new SyntaxError('x'), new AggregateError([cause, 1], 'many'), new SuppressedError(cause, 2, 'two')]) {
+    for (const error of [
+      new Error('outer', { cause }),
+      new Error(),
+      new SyntaxError('x'),
+      new AggregateError([cause, 1], 'many'),
+      new SuppressedError(cause, 2, 'two'),
+    ]) {
       expect(difference(error, roundTrip(error))).toBeUndefined()
     }
   })
@@ -315,7 +352,11 @@ describe('registered classes', () => {
   })
 
   test('two different classes cannot share a name', () => {
-    const other = { Point: class Point { other = true } }.Point // biome-ignore format: one line
+    const other = {
+      Point: class Point {
+        other = true
+      },
+    }.Point
     expect(() => registerClass(other)).toThrow(/another name/)
     registerClass(other, { name: 'other.Point' })
     expect(roundTrip(new other())).toBeInstanceOf(other)
@@ -388,7 +429,18 @@ describe('what cannot travel is refused with its path, why, and what to do', () 
     ['a symbol', [Symbol('x')], '$[0]', /is a symbol/],
     ['a symbol key', { a: { [Symbol('x')]: 1 } }, '$.a', /key is a symbol/],
     ['an unregistered instance', { layers: [0, 1, 2, { session: new Session() }] }, '$.layers[3].session', /instance of Session; call registerClass/],
-    ['a getter', { a: { get b() { return 1 } } }, '$.a.b', /getter/], // biome-ignore format: one line
+    [
+      'a getter',
+      {
+        a: {
+          get b() {
+            return 1
+          },
+        },
+      },
+      '$.a.b',
+      /getter/,
+    ],
     ['a setter', [{ set b(_: number) {} }], '$[0].b', /setter/],
     ['a hidden property', { a: Object.defineProperty({}, 'h', { value: 1 }) }, '$.a', /non-enumerable property "h"/],
     ['a Proxy', { p: new Proxy({}, {}) }, '$.p', /is a Proxy/],
@@ -432,7 +484,6 @@ describe('what cannot travel is refused with its path, why, and what to do', () 
 
   test('arguments objects', () => {
     const value = (function f(..._: number[]) {
-      // biome-ignore lint/complexity/noArguments: the object under test
       return arguments
     })(1, 2)
     expect(refusal(value).message).toMatch(/non-enumerable|symbol/)
@@ -481,7 +532,10 @@ describe('bytes', () => {
     expect(encoded.buffers.map((buffer) => buffer.byteLength)).toEqual([5001, 8000, 4097])
     const target = new Uint8Array(encoded.byteLength).fill(0xaa)
     write(encoded, target)
-    for (const [fill, length] of [[1, 5001], [3, 4097]] as const) {
+    for (const [fill, length] of [
+      [1, 5001],
+      [3, 4097],
+    ] as const) {
       const at = Buffer.from(target.buffer).indexOf(Buffer.alloc(length, fill))
       expect(at % 64).toBe(0)
     }

@@ -9,7 +9,8 @@ export function difference(expected: unknown, actual: unknown): string | undefin
   const partners = new Map<object, object>()
   const taken = new Set<object>()
   const visit = (a: unknown, b: unknown, path: string): string | undefined => {
-    if (typeof a !== 'object' || a === null || typeof b !== 'object' || b === null) return Object.is(a, b) ? undefined : `${path}: ${String(a)} became ${String(b)}`
+    if (typeof a !== 'object' || a === null || typeof b !== 'object' || b === null)
+      return Object.is(a, b) ? undefined : `${path}: ${String(a)} became ${String(b)}`
     const partner = partners.get(a)
     if (partner !== undefined) return partner === b ? undefined : `${path}: is another object than before`
     if (taken.has(b)) return `${path}: two objects became one`

@@ -5,7 +5,8 @@ import type { DirectoryEvent, DirectoryInstruction } from '../../src/objects/seg
 import { segmentBytesFor } from '../../src/objects/segment-sizes.ts'
 
 const MiB = 1_048_576
-const directoryOf = (capacityBytes: number): SegmentDirectory => new SegmentDirectory({ directory: '/store', capacityBytes, fullTimeoutMs: 2_500, orphanGraceMs: 100 })
+const directoryOf = (capacityBytes: number): SegmentDirectory =>
+  new SegmentDirectory({ directory: '/store', capacityBytes, fullTimeoutMs: 2_500, orphanGraceMs: 100 })
 
 /** Hands an event over and checks the books after it. */
 function tell(directory: SegmentDirectory, event: DirectoryEvent): DirectoryInstruction[] {
@@ -127,7 +128,10 @@ describe('a full store', () => {
       { kind: 'releaseMemory', process: 'p' },
       { kind: 'releaseMemory', process: 'owner' },
     ]
-    expect(tell(directory, { kind: 'segmentRequested', process: 'q', request: 1, bytes: 50 * MiB })).toEqual([...asked, { kind: 'startTimer', timer: 1, afterMs: 1000 }])
+    expect(tell(directory, { kind: 'segmentRequested', process: 'q', request: 1, bytes: 50 * MiB })).toEqual([
+      ...asked,
+      { kind: 'startTimer', timer: 1, afterMs: 1000 },
+    ])
     expect(tell(directory, { kind: 'segmentRequested', process: 'r', request: 1, bytes: 1 * MiB })).toEqual([{ kind: 'startTimer', timer: 2, afterMs: 1000 }])
     expect(tell(directory, { kind: 'timerRang', timer: 1 })).toEqual([...asked, { kind: 'startTimer', timer: 3, afterMs: 1000 }])
     expect(tell(directory, { kind: 'timerRang', timer: 3 })).toEqual([...asked, { kind: 'startTimer', timer: 4, afterMs: 500 }])
@@ -208,9 +212,7 @@ describe('death', () => {
     expect(tell(directory, { kind: 'timerRang', timer: 1 })).toEqual([])
     expect(directory.objects()).toMatchObject([{ creator: '' }, { creator: '' }])
     const places = [0, 204_800].map((offset) => ({ segment, offset, bytes: 200_000 }))
-    expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places })).toEqual([
-      { kind: 'unlinkFile', segment, path: `/store/${segment}` },
-    ])
+    expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places })).toEqual([{ kind: 'unlinkFile', segment, path: `/store/${segment}` }])
     expect(directory.usage.fileBytes).toBe(0)
   })
 
@@ -239,7 +241,10 @@ test('whatever happens in whatever order, the books balance and every request ge
   const command = fc.oneof(
     { weight: 4, arbitrary: fc.record({ do: fc.constant('request' as const), process, bytes: fc.integer({ min: 1, max: 140 * MiB }) }) },
     { weight: 4, arbitrary: fc.record({ do: fc.constant('file' as const), pick: fc.nat(), ok: fc.boolean() }) },
-    { weight: 3, arbitrary: fc.record({ do: fc.constant('add' as const), process, pick: fc.nat(), page: fc.nat(100), pages: fc.integer({ min: 1, max: 40 }) }) },
+    {
+      weight: 3,
+      arbitrary: fc.record({ do: fc.constant('add' as const), process, pick: fc.nat(), page: fc.nat(100), pages: fc.integer({ min: 1, max: 40 }) }),
+    },
     { weight: 3, arbitrary: fc.record({ do: fc.constant('free' as const), pick: fc.nat() }) },
     { weight: 2, arbitrary: fc.record({ do: fc.constant('return' as const), pick: fc.nat() }) },
     { weight: 2, arbitrary: fc.record({ do: fc.constant('ring' as const), pick: fc.nat() }) },
@@ -272,7 +277,8 @@ test('whatever happens in whatever order, the books balance and every request ge
               held.push(out)
             }
           } else if (out.kind === 'startTimer') timers.push(out.timer)
-          else if (out.kind === 'blocksFreed') for (const { segment } of out.places) expect(held).toContainEqual(expect.objectContaining({ segment, process: out.process }))
+          else if (out.kind === 'blocksFreed')
+            for (const { segment } of out.places) expect(held).toContainEqual(expect.objectContaining({ segment, process: out.process }))
         }
         const bytes = [...files.values()].reduce((sum, file) => sum + file.bytes, 0)
         expect(directory.usage.fileBytes).toBe(bytes)

@@ -99,7 +99,9 @@ describe('a sealed object', () => {
     const { pool } = poolOf()
     const block = await put(pool, { numbers: new Int32Array(60_000).map((_, i) => i), text: 'shared' })
     const { segment: _, view: __, ...place } = block
-    const reader = spawn(process.execPath, [fileURLToPath(new URL('fixtures/reader.ts', import.meta.url)), JSON.stringify(place)], { stdio: ['ignore', 'pipe', 'inherit'] })
+    const reader = spawn(process.execPath, [fileURLToPath(new URL('fixtures/reader.ts', import.meta.url)), JSON.stringify(place)], {
+      stdio: ['ignore', 'pipe', 'inherit'],
+    })
     let output = ''
     reader.stdout.on('data', (chunk: Buffer) => (output += chunk))
     expect(await once(reader, 'close')).toEqual([0, null])
