@@ -6,19 +6,7 @@ import { findCluster } from '../daemon/session.ts'
 import { BeamlineError } from '../errors.ts'
 import type { NodeMessage, ProcessMessage, Welcome } from '../net/gen/node.ts'
 import { dial, type Link, NODE_SERVICE } from '../net/link.ts'
-
-/** Exit status of `beamline`. */
-export const EXIT = { ok: 0, failure: 1, usage: 2, noCluster: 3 } as const
-
-/** Ends the command with a message on stderr and this status. */
-export class CommandError extends Error {
-  readonly status: number
-
-  constructor(status: number, message: string) {
-    super(message)
-    this.status = status
-  }
-}
+import { CommandError, EXIT } from './exit.ts'
 
 const ANSWER_MS = 10_000
 

@@ -4,10 +4,8 @@
 import type { Resources, TaskEvent } from '../net/gen/node.ts'
 import { formatBytes, formatResources } from '../state/resources.ts'
 import { ClusterClient } from './client.ts'
+import type { Topic } from './topics.ts'
 import { type Column, formatMs, note, print, printJson, table } from './output.ts'
-
-export const TOPICS = ['tasks', 'actors', 'objects', 'nodes', 'workers', 'leases', 'groups', 'drivers'] as const
-export type Topic = (typeof TOPICS)[number]
 
 type Row = Readonly<Record<string, never>>
 /** Rows are plain JSON of the node; a field that an older node does not send is empty. */

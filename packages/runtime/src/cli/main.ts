@@ -5,16 +5,17 @@
  */
 import { readFileSync } from 'node:fs'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
+import { enableCompileCache } from 'node:module'
+import { join } from 'node:path'
 import pico from 'picocolors'
 import { BeamlineError } from '../errors.ts'
 import type { DaemonOptions } from '../daemon/options.ts'
-import { CommandError, EXIT } from './client.ts'
-import { list, TOPICS, type Topic } from './list.ts'
-import { run } from './run.ts'
-import { start } from './start.ts'
-import { status } from './status.ts'
-import { stop } from './stop.ts'
-import { timeline } from './timeline.ts'
+import { sessionsRoot } from '../daemon/session.ts'
+import { CommandError, EXIT } from './exit.ts'
+import { TOPICS, type Topic } from './topics.ts'
+
+// Commands load what they need when they run: help and mistakes answer at once, and the rest comes from the cache after the first time.
+enableCompileCache(join(sessionsRoot(), 'compile-cache'))
 
 interface Common {
   readonly address?: string
@@ -73,21 +74,23 @@ program
   .option('--workers-max <n>', 'most workers that are actors (default: 1024)', whole)
   .option('--idle-timeout-ms <n>', 'idle workers beyond those end after this (default: 10000)', whole)
   .addOption(json())
-  .action(async ({ json: asJson, head: _head, ...options }: DaemonOptions & { head: true; json?: boolean }) => start(options, asJson === true))
+  .action(async ({ json: asJson, head: _head, ...options }: DaemonOptions & { head: true; json?: boolean }) =>
+    (await import('./start.ts')).start(options, asJson === true),
+  )
 
 program
   .command('stop')
   .description('end a cluster and all that it started')
   .addOption(address())
   .addOption(json())
-  .action(async (options: Common) => stop(options.address, options.json === true))
+  .action(async (options: Common) => (await import('./stop.ts')).stop(options.address, options.json === true))
 
 program
   .command('status')
   .description('what a cluster has, what is in use, and what waits for what')
   .addOption(address())
   .addOption(json())
-  .action(async (options: Common) => status(options.address, options.json === true))
+  .action(async (options: Common) => (await import('./status.ts')).status(options.address, options.json === true))
 
 program
   .command('list')
@@ -96,7 +99,9 @@ program
   .option('--limit <n>', 'most rows', whole, 100)
   .addOption(address())
   .addOption(json())
-  .action(async (topic: Topic, options: Common & { limit: number }) => list(topic, options.limit, options.address, options.json === true))
+  .action(async (topic: Topic, options: Common & { limit: number }) =>
+    (await import('./list.ts')).list(topic, options.limit, options.address, options.json === true),
+  )
 
 program
   .command('timeline')
@@ -104,7 +109,7 @@ program
   .option('-o, --output <file>', 'file to write, "-" for stdout (default: timeline-<cluster>.json)')
   .addOption(address())
   .addOption(json())
-  .action(async (options: Common & { output?: string }) => timeline(options.output, options.address, options.json === true))
+  .action(async (options: Common & { output?: string }) => (await import('./timeline.ts')).timeline(options.output, options.address, options.json === true))
 
 program
   .command('run')
@@ -115,7 +120,7 @@ program
   .passThroughOptions()
   .allowUnknownOption()
   .action(async (file: string, args: string[], options: Common) => {
-    exitStatus = await run(file, args, options.address)
+    exitStatus = await (await import('./run.ts')).run(file, args, options.address)
   })
 
 try {

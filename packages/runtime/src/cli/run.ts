@@ -5,7 +5,7 @@ import { spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { constants } from 'node:os'
 import { findCurrentHead } from '../daemon/session.ts'
-import { CommandError, EXIT } from './client.ts'
+import { CommandError, EXIT } from './exit.ts'
 
 /** @returns the program's exit status; 128 + signal when a signal ended it */
 export async function run(file: string, args: readonly string[], address: string | undefined): Promise<number> {

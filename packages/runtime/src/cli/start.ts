@@ -6,7 +6,7 @@ import pico from 'picocolors'
 import type { DaemonOptions } from '../daemon/options.ts'
 import { findCurrentHead } from '../daemon/session.ts'
 import { startDaemon } from '../daemon/start.ts'
-import { CommandError, EXIT } from './client.ts'
+import { CommandError, EXIT } from './exit.ts'
 import { print, printJson } from './output.ts'
 
 export async function start(options: DaemonOptions, json: boolean): Promise<void> {

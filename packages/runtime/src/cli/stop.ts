@@ -3,7 +3,8 @@
  */
 import { existsSync } from 'node:fs'
 import pico from 'picocolors'
-import { ClusterClient, CommandError, EXIT } from './client.ts'
+import { ClusterClient } from './client.ts'
+import { CommandError, EXIT } from './exit.ts'
 import { print, printJson } from './output.ts'
 
 /** The daemon gives its workers 2 s, then removes its files last. */

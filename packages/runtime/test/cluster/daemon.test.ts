@@ -263,6 +263,7 @@ test('the daemon ends with the program that started it, however that ends', asyn
   program.kill('SIGKILL')
   await driver.link.closed
   await eventually(() => isGone(daemon.pid) && isGone(pid) && isClean(daemon), 'daemon, worker and files are gone')
+  expect([isGone(daemon.pid), isGone(pid), isClean(daemon)]).toEqual([true, true, true])
 })
 
 test('when the daemon is killed its links close, its workers end and its files go', async () => {

@@ -1,0 +1,5 @@
+/**
+ * What `beamline list` lists.
+ */
+export const TOPICS = ['tasks', 'actors', 'objects', 'nodes', 'workers', 'leases', 'groups', 'drivers'] as const
+export type Topic = (typeof TOPICS)[number]
