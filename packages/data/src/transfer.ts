@@ -5,7 +5,7 @@
  * Tasks of this package pack and unpack by hand; the registrations at the end let users pass Arrow values to their own tasks and actors.
  */
 import { registerType } from '@beamline/runtime'
-import { Data, type DataType, Field, RecordBatch, RecordBatchReader, Schema, Struct, Table, tableToIPC, Type, Vector } from 'apache-arrow'
+import { Data, DataType, Field, RecordBatch, RecordBatchReader, Schema, Struct, Table, tableToIPC, Type, Vector } from 'apache-arrow'
 import { compact, emptyBatch } from './block.ts'
 
 /** A record batch as plain values that the runtime's codec takes. */
@@ -138,4 +138,17 @@ registerType<Vector>({
     const [field] = schemaOf(schema).fields as [Field]
     return new Vector(chunks.map((chunk) => unpackData(chunk, field.type)))
   },
+})
+registerType<Schema>({ name: 'arrow.Schema', matches: (value): value is Schema => value instanceof Schema, encode: bytesOf, decode: schemaOf as (data: never) => Schema })
+registerType<Field>({
+  name: 'arrow.Field',
+  matches: (value): value is Field => value instanceof Field,
+  encode: (field) => bytesOf(new Schema([field])),
+  decode: (bytes: Uint8Array) => schemaOf(bytes).fields[0] as Field,
+})
+registerType<DataType>({
+  name: 'arrow.DataType',
+  matches: (value): value is DataType => value instanceof DataType,
+  encode: (type) => bytesOf(new Schema([new Field('', type, true)])),
+  decode: (bytes: Uint8Array) => (schemaOf(bytes).fields[0] as Field).type,
 })

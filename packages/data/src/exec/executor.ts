@@ -67,6 +67,7 @@ class Execution {
   readonly #closing: Promise<unknown>[] = []
   readonly #progress: { name: string; tasks: number; tasksTotal: number | undefined; rows: number }[]
   readonly #onProgress: ExecuteOptions['onProgress']
+  readonly #events: ExecutorEvent[] = []
   #nextBlock = 0
   #waiting: { resolve(delivery: Delivery | undefined): void; reject(error: unknown): void } | undefined
   #failure: { error: unknown } | undefined
@@ -111,9 +112,15 @@ class Execution {
     for (const items of this.#items) if (items !== undefined) this.#cluster.release(items)
   }
 
+  /** Events that arise while instructions are carried out wait until those are done. */
   #send(event: ExecutorEvent): void {
-    for (const instruction of this.#state.handle(event)) this.#act(instruction)
-    if (process.env.BEAMLINE_VALIDATE === '1') this.#state.checkInvariants()
+    this.#events.push(event)
+    if (this.#events.length > 1) return
+    for (let next = this.#events[0]; next !== undefined; next = this.#events[0]) {
+      for (const instruction of this.#state.handle(next)) this.#act(instruction)
+      if (process.env.BEAMLINE_VALIDATE === '1') this.#state.checkInvariants()
+      this.#events.shift()
+    }
   }
 
   #act(instruction: Instruction): void {

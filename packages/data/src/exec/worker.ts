@@ -1,13 +1,13 @@
 /**
  * What runs inside worker processes: one exported function for tasks, one class for pools. Workers import this module; blocks arrive as
- * packed values (views of shared memory) and leave the same way.
+ * packed values (views of shared memory) and leave the same way. No state of its own at the top level, so that its text can travel too where
+ * a bundler or test runner has taken the module apart.
  */
-import { Field, Int64, makeData, type RecordBatch, Schema } from 'apache-arrow'
-import { fromColumns } from '../block.ts'
-import { readParquetPart } from '../io/parquet.ts'
+import type { RecordBatch } from 'apache-arrow'
 import type { Stage } from '../plan/logical.ts'
 import type { SourceTask } from '../plan/physical.ts'
 import { type PackedBlock, packBlock, unpackBlock } from '../transfer.ts'
+import { sourceBatch } from './operators/source.ts'
 import { type OutputInfo, StageChain } from './stages.ts'
 
 /** One task: where its rows come from, and what happens to them. */
@@ -54,11 +54,3 @@ async function run(chain: StageChain, spec: TaskSpec, blocks: readonly PackedBlo
 function slicesOf({ slices }: TaskSpec, blocks: readonly PackedBlock[]): RecordBatch[] {
   return slices.map(([offset, rows], i) => unpackBlock(blocks[i] as PackedBlock).slice(offset, offset + rows))
 }
-
-async function sourceBatch(source: Exclude<SourceTask, { kind: 'items' }>): Promise<RecordBatch> {
-  if (source.kind === 'parquet') return readParquetPart(source.part)
-  const data = BigInt64Array.from({ length: source.rows }, (_, i) => BigInt(source.from + i))
-  return fromColumns(RANGE_SCHEMA, [makeData({ type: new Int64(), length: source.rows, nullCount: 0, data })], source.rows)
-}
-
-const RANGE_SCHEMA = new Schema([new Field('id', new Int64(), false)])

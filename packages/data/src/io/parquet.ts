@@ -68,7 +68,6 @@ export async function readParquetPart(part: ParquetPart): Promise<RecordBatch> {
     const wasm = parquetWasm()
     const { bytes } = await excerpt(part.path, part.rowGroups, part.columns)
     const options: ParquetWasm.ReaderOptions = { batchSize: 0x7fff_ffff }
-    if (part.columns !== undefined) options.columns = [...part.columns]
     if (part.limit !== undefined) options.limit = part.limit
     const table = wasm.readParquet(bytes, options)
     const schema = table.schema
