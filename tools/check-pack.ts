@@ -1,6 +1,6 @@
 /**
  * What someone who installs a package would get: builds `dist/`, then lets publint and "are the types wrong" look at each package that is published
- * (not private). Ends with 1 when one of them finds anything.
+ * (not private), and runs an example on what was built, where everything else here runs on sources. Ends with 1 when any of it finds anything.
  */
 import { spawnSync } from 'node:child_process'
 import { globSync, readFileSync } from 'node:fs'
@@ -23,4 +23,7 @@ for (const manifest of globSync('packages/*/package.json', { cwd: root }).sort()
   if (!run(`${bin}publint`, ['--strict', '--pack', 'npm'], folder)) failed++
   if (!run(`${bin}attw`, ['--pack', '.', '--profile', 'esm-only', '--no-emoji'], folder)) failed++
 }
+
+console.log('\nexamples/digits/demo.ts on dist/')
+if (!run(process.execPath, ['examples/digits/demo.ts'], root)) failed++
 process.exit(failed === 0 ? 0 : 1)
