@@ -16,7 +16,8 @@ export class ItemStream {
   #total: number | undefined
   #error: Error | undefined
   #stopped = false
-  #wake: (() => void) | undefined
+  /** Consumers that wait for the next item. */
+  #wakes: (() => void)[] = []
 
   /** @param consumed - tells the producer how many items were taken, or that no more are wanted */
   constructor(itemsMax: number, consumed: (count: number, stop: boolean) => void) {
@@ -57,8 +58,7 @@ export class ItemStream {
   }
 
   #signal(): void {
-    this.#wake?.()
-    this.#wake = undefined
+    for (const wake of this.#wakes.splice(0)) wake()
   }
 
   /** A producer was started. After a retry it begins with the first item again, and may run ahead of what was taken. */
@@ -82,9 +82,7 @@ export class ItemStream {
       }
       if (this.#stopped || (this.#total !== undefined && this.#next >= this.#total)) return undefined
       if (this.#error) throw this.#error
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve
-      })
+      await new Promise<void>((resolve) => this.#wakes.push(resolve))
     }
   }
 
