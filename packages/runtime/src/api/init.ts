@@ -190,7 +190,7 @@ function installSignalHandlers(daemon: DaemonHandle | undefined): void {
     if (process.listenerCount(signal) > 1) return
     const code = 128 + constants.signals[signal]
     if (interrupted) {
-      if (daemon) killNow(daemon.pid)
+      daemon?.kill()
       process.exit(code)
     }
     interrupted = true
@@ -205,14 +205,6 @@ function removeSignalHandlers(): void {
   if (!onSignal) return
   process.off('SIGINT', onSignal)
   process.off('SIGTERM', onSignal)
-}
-
-function killNow(pid: number): void {
-  try {
-    process.kill(-pid, 'SIGKILL')
-  } catch {
-    // gone already
-  }
 }
 
 /** Facts of the cluster that this process belongs to. Resources in plain numbers, sizes in bytes. */

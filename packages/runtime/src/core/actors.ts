@@ -103,7 +103,7 @@ export class Actors {
   readonly #callers = new Map<TaskRecord, ActorClient>()
   readonly #byNumber = new Map<number, ActorClient>()
   readonly #creating = new Map<number, ActorClient>()
-  readonly #lookups = new Map<number, (found: HeldHandle | undefined) => void>()
+  readonly #lookups = new Map<number, { resolve: (found: HeldHandle | undefined) => void; reject: (error: Error) => void }>()
   #nextRequest = 1
 
   constructor(runtime: Runtime) {
@@ -121,6 +121,11 @@ export class Actors {
     const held: HeldHandle = { description: encodeInline(description, 'an actor handle'), lifetime }
     this.#prepare(creation, actor).then(
       ({ bytes, keep }) => {
+        if (this.#runtime.lost) {
+          for (const entry of keep) entry.unhold()
+          this.#died(client, this.#runtime.lost)
+          return
+        }
         const request = this.#nextRequest++
         this.#creating.set(request, client)
         void client.dead().then(() => {
@@ -225,11 +230,14 @@ export class Actors {
   lookup(name: string, namespace: string): Promise<HeldHandle | undefined> {
     const request = this.#nextRequest++
     this.#runtime.sendToNode({ body: { $case: 'actorLookup', value: { request, name, namespace } } })
-    return this.#runtime.keepAlive.during(new Promise((resolve) => this.#lookups.set(request, resolve)))
+    const { promise, resolve, reject } = Promise.withResolvers<HeldHandle | undefined>()
+    if (this.#runtime.lost) reject(this.#runtime.lost)
+    else this.#lookups.set(request, { resolve, reject })
+    return this.#runtime.keepAlive.during(promise)
   }
 
   found(request: number, actor: string, handle: Uint8Array): void {
-    this.#lookups.get(request)?.(actor === '' ? undefined : this.#handleFrom(handle))
+    this.#lookups.get(request)?.resolve(actor === '' ? undefined : this.#handleFrom(handle))
     this.#lookups.delete(request)
   }
 
@@ -403,7 +411,8 @@ export class Actors {
 
   failAll(error: Error): void {
     for (const client of this.#clients.values()) if (client.state !== 'DEAD') this.#died(client, error)
-    for (const resolve of this.#lookups.values()) resolve(undefined)
+    for (const { reject } of this.#lookups.values()) reject(error)
+    this.#lookups.clear()
   }
 
   /** Calls that wait or run, for `list tasks`. */

@@ -486,6 +486,11 @@ export class Executor {
         this.#actorIdle = resolve
       })
     }
+    await this.disposeActor()
+  }
+
+  /** Runs the actor's dispose method, whatever else runs. */
+  async disposeActor(): Promise<void> {
     const instance = this.#actor?.instance as Partial<AsyncDisposable & Disposable> | undefined
     await (instance?.[Symbol.asyncDispose] ?? instance?.[Symbol.dispose])?.call(instance)
   }

@@ -25,6 +25,7 @@ export class ObjectStore {
   #scheduled = false
   /** Segments that this process writes, to reuse its own blocks at once. */
   #mine = new Set<string>()
+  #failed: Error | undefined
   /** Bytes of objects that this process owns in shared memory. */
   ownedBytes = 0
 
@@ -51,6 +52,7 @@ export class ObjectStore {
   }
 
   #request(bytes: number): Promise<Granted> {
+    if (this.#failed) return Promise.reject(this.#failed)
     const request = this.#nextRequest++
     this.#flush()
     this.#send({ body: { $case: 'segmentRequest', value: { request, bytes } } })
@@ -148,6 +150,7 @@ export class ObjectStore {
 
   /** The node is gone: nobody grants segments any more. */
   fail(error: Error): void {
+    this.#failed = error
     for (const { reject } of this.#requests.values()) reject(error)
     this.#requests.clear()
   }

@@ -80,7 +80,7 @@ export class Runtime implements ReferencePort, PeerPort {
   readonly #reported = new Map<string, WorkerLost>()
   /** Namespace of named actors in this process. */
   namespace = ''
-  readonly #queries = new Map<number, { resolve: (json: string) => void; reject: (error: Error) => void }>()
+  #queries = new Map<number, (json: string) => void>()
   #nextQuery = 1
 
   private constructor(options: AttachOptions) {
@@ -266,7 +266,7 @@ export class Runtime implements ReferencePort, PeerPort {
         this.sendToNode({ body: { $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify(this.report(body.value.limit)) } } })
         return
       case 'queryReply':
-        this.#queries.get(body.value.request)?.resolve(body.value.json)
+        this.#queries.get(body.value.request)?.(body.value.json)
         this.#queries.delete(body.value.request)
         return
       case 'assign':
@@ -289,12 +289,9 @@ export class Runtime implements ReferencePort, PeerPort {
   /** Asks the node for a list of its state; null when it is gone. */
   async query(what: string, limit: number): Promise<unknown> {
     if (this.lost) return null
-    if (this.lost) throw this.lost
     const request = this.#nextQuery++
     this.sendToNode({ body: { $case: 'query', value: { request, what, limit } } })
-    const { promise, resolve, reject } = Promise.withResolvers<string>()
-    this.#queries.set(request, { resolve, reject })
-    return JSON.parse(await this.keepAlive.during(promise))
+    return JSON.parse(await this.keepAlive.during(new Promise<string>((resolve) => this.#queries.set(request, resolve))))
   }
 
   async #releaseMemory(): Promise<void> {
@@ -341,8 +338,6 @@ export class Runtime implements ReferencePort, PeerPort {
     this.groups.failAll(this.lost)
     this.references.failAll(this.lost)
     this.store.fail(this.lost)
-    for (const { reject } of this.#queries.values()) reject(this.lost)
-    this.#queries.clear()
     this.events.emit('closed', this.lost)
   }
 
@@ -366,8 +361,9 @@ export class Runtime implements ReferencePort, PeerPort {
     this.peers.close()
     if (!this.lost) {
       const closed = once(this.events, 'closed')
+      // A node that stops closes the link when all its workers are gone and what they printed is here.
       if (shutdown) this.sendToNode({ body: { $case: 'shutdown', value: { reason } } })
-      this.#node.close()
+      else this.#node.close()
       const late = new Promise((resolve) => setTimeout(resolve, LIMITS.shutdownMs).unref())
       await this.keepAlive.during(Promise.race([closed, late]))
     }

@@ -2,6 +2,7 @@
  * The node daemon: links of attached processes at one side, the pure machine in the middle, worker processes and the object store at the other.
  * It turns messages into events and instructions into acts; it decides nothing. Garbage from a process never ends it.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import { BeamlineError } from '../errors.ts'
 import { debug } from '../debug.ts'
 import type { Hello, NodeMessage, ProcessMessage } from '../net/gen/node.ts'
@@ -20,6 +21,8 @@ export type NodeLink = Link<NodeMessage, ProcessMessage>
 const TICK_MS = 250
 /** A stop in order: what has not ended by itself is killed after so long. */
 const STOP_GRACE_MS = 2_000
+/** How long processes may take to read what was sent to them before the stop. */
+const LAST_WORDS_MS = 300
 /** The other end of the lifeline is gone: nobody waits for results. */
 const ORPHANED_GRACE_MS = 500
 
@@ -116,6 +119,12 @@ export class Daemon {
     this.#store.close()
     await this.#launched.pool.close(graceMs)
     this.#launched.logs.flush(true)
+    // The last lines of workers are on their way to drivers.
+    const ends = [...this.#links.values()].map(({ link }) => {
+      link.close()
+      return link.closed
+    })
+    await Promise.race([Promise.all(ends), delay(LAST_WORDS_MS)])
     await this.#server?.close()
     removeSession(session)
     process.exit(0)

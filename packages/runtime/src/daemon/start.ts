@@ -14,6 +14,8 @@ export interface DaemonHandle extends DaemonReady {
    * others have their own life and this only lets go of them.
    */
   stop(): Promise<void>
+  /** End it without order, now, and remove its files. Synchronous. */
+  kill(): void
   /** Resolves with how it ended when the daemon's process is gone. */
   readonly exited: Promise<string>
 }
@@ -63,7 +65,11 @@ export async function startDaemon(options: StartDaemonOptions): Promise<DaemonHa
     clearTimeout(timer)
     removeSession(session)
   }
-  return { ...ready, stop, exited }
+  const kill = (): void => {
+    killGroup(child)
+    removeSession(session)
+  }
+  return { ...ready, stop, kill, exited }
 }
 
 function launch(config: DaemonConfig, logPath: string): ChildProcess {

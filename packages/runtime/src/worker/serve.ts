@@ -8,6 +8,7 @@ import { Runtime } from '../core/runtime.ts'
 import type { WorkerBootstrap } from '../daemon/bootstrap.ts'
 import { setEntry } from '../functions/index.ts'
 import { dieWithParent } from '../objects/libc.ts'
+import { endWithNode } from './end.ts'
 
 export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
   const { process: id, address, token, sessionDir } = bootstrap
@@ -28,11 +29,12 @@ function prepare(runtime: Runtime): void {
   const end = (): void => {
     void runtime.close(false, 'the worker ends').finally(() => process.exit(0))
   }
-  runtime.events.on('exit', end)
+  // The actor may put its things in order; the node does not wait for long.
+  runtime.events.on('exit', () => void runtime.executor.disposeActor().then(end, end))
   runtime.events.on('terminate', () => {
     runtime.executor.stopActor().then(end, (error: unknown) => runtime.crash(error))
   })
   runtime.events.once('closed', (error) => {
-    if (error) process.exit(0)
+    if (error) endWithNode()
   })
 }

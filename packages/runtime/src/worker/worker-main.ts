@@ -5,6 +5,7 @@
  */
 import { enableCompileCache } from 'node:module'
 import { LISTENING_LINE, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from '../daemon/bootstrap.ts'
+import { endWithNode } from './end.ts'
 
 enableCompileCache()
 
@@ -19,6 +20,10 @@ if (!text) {
 delete process.env[WORKER_BOOTSTRAP_ENV]
 const bootstrap = JSON.parse(text) as WorkerBootstrap
 
+/** What a worker may take to put things in order when its node stops; a node that died is noticed earlier. */
+const STOP_MS = 1_500
+let serving = false
+
 /** Resolves when the node listens; the end of stdin is the end of the node. */
 const listening = new Promise<void>((resolve) => {
   let seen = ''
@@ -26,9 +31,15 @@ const listening = new Promise<void>((resolve) => {
     seen += chunk.toString()
     if (seen.includes(LISTENING_LINE)) resolve()
   })
-  process.stdin.on('end', () => process.exit(0))
-  process.stdin.on('error', () => process.exit(0))
+  const ended = (): void => {
+    // A node that stops in order has said so, and the end of its pipe only comes along.
+    if (serving) setTimeout(endWithNode, STOP_MS)
+    else endWithNode()
+  }
+  process.stdin.on('end', ended)
+  process.stdin.on('error', ended)
 })
 
 const [{ serve }] = await Promise.all([import('./serve.ts'), listening])
 await serve(bootstrap)
+serving = true
