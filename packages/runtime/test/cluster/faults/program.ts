@@ -4,6 +4,7 @@
  * A program that is still there when its test ends is killed. After each test nothing that it started may be left.
  */
 import { type ChildProcess, spawn } from 'node:child_process'
+import { readFileSync } from 'node:fs'
 import { afterEach, expect, onTestFinished } from 'vitest'
 import { graceMs, LeftBehind } from '../../../../../tools/left-behind.ts'
 
@@ -129,4 +130,13 @@ export async function finished(program: Program, stderr: RegExp = /^$/): Promise
     throw new Error(`the program ended with ${exit.signal ?? exit.code}; stdout:\n${exit.stdout}\nstderr:\n${exit.stderr}`)
   }
   return exit
+}
+
+/** True once no such process runs; one that only waits for its parent to notice runs no more. */
+export function isGone(pid: number): boolean {
+  try {
+    return /^State:\s+[ZX]/m.test(readFileSync(`/proc/${pid}/status`, 'utf8'))
+  } catch {
+    return true
+  }
 }
