@@ -2,7 +2,7 @@ import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { cutWindows } from '../../src/objects/windows.ts'
 
-test('every view lies in its window at its own bytes, and no byte travels twice', () => {
+test('every view lies in its window at its own bytes, and hardly a byte travels twice', () => {
   const buffers = [new ArrayBuffer(64), new ArrayBuffer(64)]
   for (const [b, buffer] of buffers.entries()) new Uint8Array(buffer).forEach((_, i, all) => (all[i] = b * 100 + i))
   const view = fc.record({ buffer: fc.nat(1), start: fc.nat(64), length: fc.nat(20) })
@@ -21,11 +21,12 @@ test('every view lies in its window at its own bytes, and no byte travels twice'
         expect(bytes).toEqual(new Uint8Array(input.buffers[i]!, input.starts[i], length))
         if (views.filter((_, k) => windowOf[k] === windowOf[i]).length > 1) expect(Math.abs(offsets[i]! - input.starts[i]!) % 8).toBe(0)
       })
-      for (const buffer of buffers) {
-        const own = windows.filter((window) => window.buffer === buffer).sort((a, b) => a.byteOffset - b.byteOffset)
-        // A window may begin up to 7 bytes early for alignment.
-        own.slice(1).forEach((window, i) => expect(window.byteOffset + 7).toBeGreaterThanOrEqual(own[i]!.byteOffset + own[i]!.byteLength))
-      }
+      windows.forEach((a, i) => {
+        for (const b of windows.slice(i + 1).filter(({ buffer }) => buffer === a.buffer)) {
+          const overlap = Math.min(a.byteOffset + a.byteLength, b.byteOffset + b.byteLength) - Math.max(a.byteOffset, b.byteOffset)
+          expect(overlap).toBeLessThan(8) // a window may begin up to 7 bytes early for alignment
+        }
+      })
     }),
   )
 })
