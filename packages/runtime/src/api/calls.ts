@@ -39,7 +39,10 @@ async function await_(runtime: Runtime, pending: readonly ObjectEntry[], count: 
   const task = runningTask()
   const signals = [options.signal, task?.signal].filter((signal) => signal !== undefined)
   for (const signal of signals) if (signal.aborted) throw abortReason(signal)
-  if (timeoutMs === 0) return 'timeout'
+  if (timeoutMs === 0) {
+    for (const entry of pending) runtime.references.want(entry) // so that a later poll finds it
+    return 'timeout'
+  }
   const waiter = new EntryWaiter(count, failFast)
   for (const entry of pending) {
     runtime.references.want(entry)
