@@ -255,7 +255,7 @@ export class Daemon {
           this.#send(instruction.process, instruction.message)
           break
         case 'worker-spawn':
-          pool.spawn(instruction.worker, instruction.execArgv, instruction.env)
+          pool.spawn(instruction)
           break
         case 'worker-stop': {
           const { worker, force, reason } = instruction

@@ -34,6 +34,7 @@ export function launchWorkers(config: DaemonConfig): Launched {
     workerIdPrefix: randomBytes(4).toString('hex'),
     prestart: Math.min(config.prestart, config.taskWorkersMax),
     prestartExecArgv: config.execArgv,
+    prestartCwd: config.cwd,
     taskWorkersMax: config.taskWorkersMax,
     actorWorkersMax: config.actorWorkersMax,
     startingMax: Math.max(2, Math.ceil(config.total.cpus / 10_000)),
@@ -51,7 +52,7 @@ export function launchWorkers(config: DaemonConfig): Launched {
   })
   const pending: EdgeInstruction[] = []
   for (const instruction of machine.start(Date.now())) {
-    if (instruction.kind === 'worker-spawn') pool.spawn(instruction.worker, instruction.execArgv, instruction.env)
+    if (instruction.kind === 'worker-spawn') pool.spawn(instruction)
     else pending.push(instruction)
   }
   return {

@@ -47,6 +47,8 @@ export interface DaemonConfig {
   readonly taskWorkersMax: number
   readonly idleTimeoutMs: number
   readonly execArgv: readonly string[]
+  /** Folder that relative paths in `execArgv` start from. */
+  readonly cwd: string
   readonly workerEntry: string
 }
 
@@ -89,6 +91,7 @@ export function daemonConfig(options: DaemonOptions, session: Session, embedded:
     taskWorkersMax: Math.max(1, count('taskWorkersMax', options.taskWorkersMax ?? 4 * cpuCount)),
     idleTimeoutMs: count('idleTimeoutMs', options.idleTimeoutMs ?? 10_000),
     execArgv: options.execArgv ?? process.execArgv,
+    cwd: process.cwd(),
     workerEntry: options.workerEntry ?? new URL(entry, import.meta.url).pathname,
   }
 }

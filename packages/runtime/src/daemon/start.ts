@@ -66,6 +66,7 @@ export async function startDaemon(options: StartDaemonOptions): Promise<DaemonHa
     removeSession(session)
   }
   const kill = (): void => {
+    if (!options.embedded) return
     killGroup(child)
     removeSession(session)
   }
@@ -76,10 +77,10 @@ function launch(config: DaemonConfig, logPath: string): ChildProcess {
   const main = new URL(import.meta.url.endsWith('.ts') ? './daemon-main.ts' : './daemon-main.js', import.meta.url).pathname
   const log = openSync(logPath, 'a', 0o600)
   try {
-    // A directory that can go away must not be the daemon's; workers get that of their job.
     return spawn(process.execPath, [main], {
       detached: true,
-      cwd: '/',
+      // One that stays must not depend on a folder that may go.
+      cwd: config.embedded ? process.cwd() : '/',
       stdio: [config.embedded ? 'pipe' : 'ignore', 'pipe', log],
       env: { NODE_COMPILE_CACHE: join(sessionsRoot(), 'compile-cache'), ...process.env, [DAEMON_CONFIG_ENV]: JSON.stringify(config) },
     })

@@ -3,7 +3,8 @@
  * Which worker is for what is decided elsewhere (state/node-state.ts).
  */
 import { type ChildProcess, spawn } from 'node:child_process'
-import type { WorkerExit } from '../state/events.ts'
+import { existsSync } from 'node:fs'
+import type { EdgeInstruction, WorkerExit } from '../state/events.ts'
 import { LISTENING_LINE, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from './bootstrap.ts'
 import type { Logs, WorkerLog } from './logs.ts'
 
@@ -48,11 +49,12 @@ export class WorkerPool {
     return this.#children.get(worker)?.process.pid ?? 0
   }
 
-  spawn(worker: string, execArgv: readonly string[], env: Readonly<Record<string, string>>): void {
+  spawn({ worker, cwd, execArgv, env }: Extract<EdgeInstruction, { kind: 'worker-spawn' }>): void {
     if (this.#closing !== undefined) return
     const { entry, logs, bootstrap } = this.#options
     const child = spawn(process.execPath, [...execArgv, entry], {
       detached: true,
+      ...(cwd === '' ? {} : { cwd }),
       stdio: ['pipe', 'pipe', 'pipe'],
       env: { ...process.env, ...env, [WORKER_BOOTSTRAP_ENV]: JSON.stringify(bootstrap(worker)) },
     })
@@ -62,7 +64,8 @@ export class WorkerPool {
     child.stderr.on('data', (chunk: Buffer) => record.err.write(chunk))
     for (const pipe of [child.stdin, child.stdout, child.stderr]) pipe.on('error', () => {})
     child.on('error', (error) => {
-      if (child.pid === undefined) this.#gone(record, { code: null, signal: null, stderr: error.message })
+      if (child.pid === undefined)
+        this.#gone(record, { code: null, signal: null, stderr: cwd === '' || existsSync(cwd) ? error.message : `its working directory ${cwd} does not exist` })
     })
     child.on('exit', (code, signal) => {
       // What it started and left in its group ends with it.

@@ -72,7 +72,13 @@ export type Send = { readonly kind: 'send'; readonly process: string; readonly m
 /** What the edge does. */
 export type EdgeInstruction =
   | Send
-  | { readonly kind: 'worker-spawn'; readonly worker: string; readonly execArgv: readonly string[]; readonly env: Readonly<Record<string, string>> }
+  | {
+      readonly kind: 'worker-spawn'
+      readonly worker: string /** Folder to start in; "": any. */
+      readonly cwd: string
+      readonly execArgv: readonly string[]
+      readonly env: Readonly<Record<string, string>>
+    }
   /** Not forced: Exit message, then SIGTERM, then SIGKILL. Forced: SIGKILL to the whole group at once. */
   | { readonly kind: 'worker-stop'; readonly worker: string; readonly force: boolean; readonly reason: string }
 

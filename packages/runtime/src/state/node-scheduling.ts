@@ -16,6 +16,7 @@ import {
   poolsOf,
   send,
   settleWorker,
+  startFolder,
   startKeyOf,
   stopWorker,
   UNKNOWN_GROUP_MS,
@@ -221,7 +222,8 @@ function workerFor(node: NodeTables, entry: WorkEntry, allocation: Allocation, p
 
 export function spawnWorker(node: NodeTables, execArgv: readonly string[], shape?: ParsedShape): void {
   const id = node.config.workerIdPrefix + (++node.workersSpawned).toString(16).padStart(8, '0')
-  const startKey = shape?.startKey ?? startKeyOf(execArgv, {})
+  const cwd = shape === undefined ? startFolder(execArgv, {}, node.config.prestartCwd) : shape.startCwd
+  const startKey = shape?.startKey ?? startKeyOf(execArgv, {}, cwd)
   node.workers.set(id, {
     id,
     execArgv,
@@ -239,7 +241,7 @@ export function spawnWorker(node: NodeTables, execArgv: readonly string[], shape
     stopReason: '',
     killed: false,
   })
-  node.out.push({ kind: 'worker-spawn', worker: id, execArgv, env: shape?.startEnv ?? {} })
+  node.out.push({ kind: 'worker-spawn', worker: id, cwd, execArgv, env: shape?.startEnv ?? {} })
 }
 
 function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: Allocation): void {

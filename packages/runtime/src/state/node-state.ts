@@ -22,6 +22,7 @@ import {
   type Placement,
   send,
   settleWorker,
+  startFolder,
   startKeyOf,
   stopWorker,
   type Worker,
@@ -405,7 +406,7 @@ export class NodeState {
       if (worker.state === 'starting') starting++
     }
     // The last try of several is left to those who ask, and so is the error.
-    const failures = tables.startFailures.get(startKeyOf(config.prestartExecArgv, {}))?.count ?? 0
+    const failures = tables.startFailures.get(startKeyOf(config.prestartExecArgv, {}, startFolder(config.prestartExecArgv, {}, config.prestartCwd)))?.count ?? 0
     while (tasks < config.prestart && starting < config.startingMax && failures < config.startFailuresMax - 1) {
       spawnWorker(tables, config.prestartExecArgv)
       tasks++

@@ -17,6 +17,8 @@ export interface NodeConfig {
   readonly prestart: number
   /** Flags of the prestarted workers: those of the driver that an embedded node belongs to. */
   readonly prestartExecArgv: readonly string[]
+  /** Folder of that driver. */
+  readonly prestartCwd: string
   /** Most workers that run tasks; exceeded only when all of them are blocked and none can take another task. */
   readonly taskWorkersMax: number
   /** Most workers that are actors. */
@@ -35,9 +37,10 @@ export interface NodeConfig {
 
 export const NODE_DEFAULTS: Pick<
   NodeConfig,
-  'prestartExecArgv' | 'actorWorkersMax' | 'idleTimeoutMs' | 'startTimeoutMs' | 'startFailuresMax' | 'reserveAfterMs' | 'startEnv'
+  'prestartExecArgv' | 'prestartCwd' | 'actorWorkersMax' | 'idleTimeoutMs' | 'startTimeoutMs' | 'startFailuresMax' | 'reserveAfterMs' | 'startEnv'
 > = {
   prestartExecArgv: [],
+  prestartCwd: '',
   actorWorkersMax: 1024,
   idleTimeoutMs: 10_000,
   startTimeoutMs: 60_000,
@@ -116,6 +119,7 @@ export interface ParsedShape {
   readonly group: string
   readonly bundle: number
   readonly startEnv: Readonly<Record<string, string>>
+  readonly startCwd: string
   readonly startKey: string
 }
 
@@ -192,8 +196,13 @@ export function startVariables(env: Readonly<Record<string, string>>): Record<st
 
 const sortedJson = (env: Readonly<Record<string, string>>): string => JSON.stringify(Object.entries(env).sort(([a], [b]) => (a < b ? -1 : 1)))
 
-export const startKeyOf = (execArgv: readonly string[], startEnv: Readonly<Record<string, string>>): string =>
-  `${JSON.stringify(execArgv)} ${sortedJson(startEnv)}`
+export const startKeyOf = (execArgv: readonly string[], startEnv: Readonly<Record<string, string>>, startCwd: string): string =>
+  `${JSON.stringify(execArgv)} ${sortedJson(startEnv)} ${startCwd}`
+
+/** The folder that a worker must be started in, when its flags name files relative to it (`--import ./setup.ts`); else "", any will do. */
+export function startFolder(execArgv: readonly string[], startEnv: Readonly<Record<string, string>>, cwd: string): string {
+  return [...execArgv, ...Object.values(startEnv)].some((flag) => /(^|[=\s])\./.test(flag)) ? cwd : ''
+}
 
 /** Undefined when the amounts are not numbers that make sense. */
 export function parseShape(node: NodeTables, job: Job, shape: Shape | undefined): ParsedShape | undefined {
@@ -202,6 +211,7 @@ export function parseShape(node: NodeTables, job: Job, shape: Shape | undefined)
   const env = shape?.env ?? {}
   const all = startVariables({ ...job.config.env, ...env })
   const startEnv = Object.fromEntries(Object.entries(all).filter(([name, value]) => node.config.startEnv[name] !== value))
+  const startCwd = startFolder(job.config.execArgv, startEnv, job.config.cwd)
   return {
     resources,
     env,
@@ -209,7 +219,8 @@ export function parseShape(node: NodeTables, job: Job, shape: Shape | undefined)
     group: shape?.placementGroup ?? '',
     bundle: shape === undefined || shape.placementGroup === '' ? -1 : shape.bundle,
     startEnv,
-    startKey: startKeyOf(job.config.execArgv, startEnv),
+    startCwd,
+    startKey: startKeyOf(job.config.execArgv, startEnv, startCwd),
   }
 }
 

@@ -40,7 +40,7 @@ test('an actor goes from PENDING to ALIVE, and its watcher sees each step', () =
   expect(placed[1]).toMatchObject({ message: { value: { actor: 'a1', creation: new Uint8Array([1]), incarnation: 0, gpuIndices: [] } } })
   expect(states(started(machine, 'a1', 1), 'd1')).toEqual([['ALIVE', worker(1), 0]])
   // A warm worker takes the place of the one that became an actor.
-  expect(machine.tick().take()).toEqual([{ kind: 'worker-spawn', worker: worker(2), execArgv: [], env: {} }])
+  expect(machine.tick().take()).toEqual([{ kind: 'worker-spawn', worker: worker(2), cwd: '', execArgv: [], env: {} }])
 })
 
 test('a constructor that throws ends the actor with its error', () => {

@@ -3,7 +3,13 @@ import { expect, test } from 'vitest'
 import { granted, JOB, ONE_CPU, shape, TestMachine, worker } from './machine.ts'
 
 const GPUS = { total: { cpus: 40_000, gpus: 20_000, memoryBytes: 0, custom: {} }, gpuDevices: ['6', '7'] }
-const spawn = (n: number, execArgv: string[] = [], env: Record<string, string> = {}): unknown => ({ kind: 'worker-spawn', worker: worker(n), execArgv, env })
+const spawn = (n: number, execArgv: string[] = [], env: Record<string, string> = {}, cwd: string = ''): unknown => ({
+  kind: 'worker-spawn',
+  worker: worker(n),
+  cwd,
+  execArgv,
+  env,
+})
 const stop = (n: number, force: boolean, reason: string): unknown => ({ kind: 'worker-stop', worker: worker(n), force, reason })
 const send = (process: string, $case: string, value: unknown): unknown => ({ kind: 'send', process, message: { $case, value } })
 const assign = (n: number, job: string, env: Record<string, string> = {}): unknown =>
@@ -62,6 +68,11 @@ test('variables that count only at the start of a process get a worker that star
   const env = { NODE_OPTIONS: '--max-old-space-size=64', B: 'y' }
   expect(machine.demand('d1', 1, 1, shape({ cpus: 1 }, { env })).take()).toEqual([spawn(2, [], { NODE_OPTIONS: '--max-old-space-size=64' })])
   expect(machine.up(2).take()).toEqual([assign(2, 'd1', env), grant('d1', 1, 1, 2)])
+})
+
+test('flags that name files relative to the folder of the program are used in that folder', () => {
+  const machine = new TestMachine().driver('d1', { execArgv: ['--import', './setup.ts'], cwd: '/there' })
+  expect(machine.demand('d1', 1, 1).take()).toEqual([spawn(1, ['--import', './setup.ts'], {}, '/there')])
 })
 
 test('gpus are given by index and shown to the worker by the name of the device', () => {
