@@ -162,6 +162,22 @@ describe('a full store', () => {
   })
 })
 
+test('a request whose file could not be made keeps its place in the queue', () => {
+  const directory = directoryOf(100 * MiB)
+  const [create] = tell(directory, { kind: 'segmentRequested', process: 'p', request: 1, bytes: 60 * MiB })
+  tell(directory, { kind: 'segmentRequested', process: 'q', request: 2, bytes: 60 * MiB })
+  const again = tell(directory, { kind: 'fileCreated', segment: (create as { segment: string }).segment, error: 'ENOSPC' })
+  const [retry] = again.filter(({ kind }) => kind === 'createFile') as { segment: string }[]
+  expect(tell(directory, { kind: 'fileCreated', segment: retry!.segment })).toMatchObject([{ kind: 'grant', process: 'p', request: 1 }])
+})
+
+test('only the process that holds a segment can return it', () => {
+  const directory = directoryOf(100 * MiB)
+  const segment = granted(directory, 'p', MiB)
+  tell(directory, { kind: 'segmentReturned', process: 'stranger', segment })
+  expect(granted(directory, 'q', MiB)).not.toBe(segment)
+})
+
 describe('objects', () => {
   test('what an owner frees is told to the process that wrote it, and only to it', () => {
     const directory = directoryOf(1024 * MiB)
