@@ -36,6 +36,8 @@ export interface BatchProcessor {
   [Symbol.dispose]?(): void
 }
 
+type Each = (batches: AsyncIterable<RecordBatch>, fn: (batch: RecordBatch) => RecordBatch | Promise<RecordBatch>, always?: boolean) => AsyncIterable<RecordBatch>
+
 /** Stages whose classes have instances. */
 export class StageChain {
   readonly #stages: readonly Stage[]
@@ -63,15 +65,17 @@ export class StageChain {
 
   /**
    * @param part - number of the task, which becomes the number of a written file
+   * @param signal - looked at between batches
    * @throws what the user's function throws; {@link BeamlineError} `BATCH_INVALID` and `SCHEMA_MISMATCH` for what it returns
    */
-  async run(input: readonly RecordBatch[], part: number): Promise<Output> {
+  async run(input: readonly RecordBatch[], part: number, signal?: AbortSignal): Promise<Output> {
     await this.setup()
     let batches: AsyncIterable<RecordBatch> = from(input)
+    const each: Each = (upstream, fn, always) => mapped(upstream, fn, always, signal)
     let write: Extract<Stage, { kind: 'write' }> | undefined
     for (const stage of this.#stages) {
       if (stage.kind === 'write') write = stage
-      else batches = this.#apply(stage, batches)
+      else batches = this.#apply(stage, batches, each)
     }
     const results: RecordBatch[] = []
     for await (const batch of batches) results.push(batch)
@@ -92,7 +96,7 @@ export class StageChain {
     }
   }
 
-  #apply(stage: Stage, batches: AsyncIterable<RecordBatch>): AsyncIterable<RecordBatch> {
+  #apply(stage: Stage, batches: AsyncIterable<RecordBatch>, each: Each): AsyncIterable<RecordBatch> {
     switch (stage.kind) {
       case 'map':
         return each(batches, async (batch) => {
@@ -125,8 +129,16 @@ async function callBatch(fn: AnyFunction, batch: RecordBatch, stage: { name: str
 }
 
 /** Functions of the user never see a batch without rows; its schema goes on as it is. */
-async function* each(batches: AsyncIterable<RecordBatch>, fn: (batch: RecordBatch) => RecordBatch | Promise<RecordBatch>, always = false): AsyncGenerator<RecordBatch> {
-  for await (const batch of batches) yield batch.numRows === 0 && !always ? batch : await fn(batch)
+async function* mapped(
+  batches: AsyncIterable<RecordBatch>,
+  fn: (batch: RecordBatch) => RecordBatch | Promise<RecordBatch>,
+  always = false,
+  signal?: AbortSignal,
+): AsyncGenerator<RecordBatch> {
+  for await (const batch of batches) {
+    signal?.throwIfAborted()
+    yield batch.numRows === 0 && !always ? batch : await fn(batch)
+  }
 }
 
 /** Batches of exactly `size` rows, a shorter one at the end; undefined: as they come. */

@@ -3,6 +3,7 @@
  * packed values (views of shared memory) and leave the same way. No state of its own at the top level, so that its text can travel too where
  * a bundler or test runner has taken the module apart.
  */
+import { currentTask } from '@beamline/runtime'
 import type { RecordBatch } from 'apache-arrow'
 import type { Stage } from '../plan/logical.ts'
 import type { SourceTask } from '../plan/physical.ts'
@@ -47,10 +48,25 @@ export class StageWorker {
 
 async function run(chain: StageChain, spec: TaskSpec, blocks: readonly PackedBlock[]): Promise<TaskResult> {
   const input = spec.source === undefined || spec.source.kind === 'items' ? slicesOf(spec, blocks) : [await sourceBatch(spec.source)]
-  const { info, batch } = await chain.run(input, spec.part)
+  const { info, batch } = await untilCancelled((signal) => chain.run(input, spec.part, signal))
   return [info, batch && packBlock(batch)]
 }
 
 function slicesOf({ slices }: TaskSpec, blocks: readonly PackedBlock[]): RecordBatch[] {
   return slices.map(([offset, rows], i) => unpackBlock(blocks[i] as PackedBlock).slice(offset, offset + rows))
+}
+
+/** A cancelled task ends at once and frees its worker, also when the user's function waits for something that never comes. */
+async function untilCancelled<T>(run: (signal: AbortSignal | undefined) => Promise<T>): Promise<T> {
+  const signal = currentTask()?.signal
+  if (signal === undefined) return run(undefined)
+  signal.throwIfAborted()
+  const { promise, reject } = Promise.withResolvers<never>()
+  const abort = (): void => reject(signal.reason)
+  signal.addEventListener('abort', abort, { once: true })
+  try {
+    return await Promise.race([run(signal), promise])
+  } finally {
+    signal.removeEventListener('abort', abort)
+  }
 }
