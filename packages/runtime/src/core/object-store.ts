@@ -5,7 +5,7 @@
 import type { NodeMessage, ProcessMessage, StoredObject, StoredPlace } from '../net/gen/node.ts'
 import type { Place, Ref } from '../net/gen/peer.ts'
 import type { Encoded } from '../objects/codec.ts'
-import { write } from '../objects/codec.ts'
+import { snapshot, write } from '../objects/codec.ts'
 import { BeamlineError } from '../errors.ts'
 import { wireError } from './wire-error.ts'
 
@@ -70,13 +70,20 @@ export class ObjectStore {
     }
   }
 
-  /** Copies an encoded value into shared memory. `object` is the identity under which its owner knows it. */
+  /**
+   * Copies an encoded value into shared memory, as it is at the time of the call. `object` is the identity under which its owner knows it.
+   */
   async write(encoded: Encoded, object: Ref): Promise<Place> {
-    if (!this.#pool) await this.ready()
+    let source = encoded
+    if (!this.#pool) {
+      source = snapshot(encoded)
+      await this.ready()
+    }
     const allocated = this.#pool!.allocate(encoded.byteLength)
+    if (allocated instanceof Promise && source === encoded) source = snapshot(encoded)
     const block = allocated instanceof Promise ? await allocated : allocated
     try {
-      write(encoded, block.view)
+      write(source, block.view)
     } catch (error) {
       this.#pool!.free(block.segment, block.offset, block.bytes)
       throw error
@@ -90,7 +97,11 @@ export class ObjectStore {
       return this.#mapper!.map(place, onCollected)
     } catch (error) {
       const name = `${place.object?.owner}:${place.object?.object}`
-      throw new BeamlineError('OBJECT_LOST', { object: name, reason: `its memory ${place.path} cannot be mapped: ${(error as Error).message}` }, { cause: error })
+      throw new BeamlineError(
+        'OBJECT_LOST',
+        { object: name, reason: `its memory ${place.path} cannot be mapped: ${(error as Error).message}` },
+        { cause: error },
+      )
     }
   }
 

@@ -48,6 +48,11 @@ export function encode(value: unknown, what: string, externalize?: Externalize):
   }
 }
 
+/** The same value with binary data of its own, for when it cannot be written before the user may change theirs. */
+export function snapshot({ structure, buffers, byteLength }: Encoded): Encoded {
+  return { structure, buffers: buffers.map((buffer) => buffer.slice()), byteLength }
+}
+
 /** Writes an encoded value to the start of `target`, which must have `byteLength` bytes and begin at a multiple of 64 in its file. */
 export function write(encoded: Encoded, target: Uint8Array): void {
   target.set(encoded.structure)
