@@ -8,16 +8,16 @@ import { types } from 'node:util'
 import type { Class } from 'acorn'
 import { BeamlineError } from '../errors.ts'
 import { emitFunction, type LiveImport, unusedName } from './emit.ts'
-import { computedHeritage, type FreeName, type FunctionFacts, factsOf, type Reading, readName } from './function-facts.ts'
+import { computedHeritage, type FreeName, type FunctionFacts, factsOf, type Reading, readNames } from './function-facts.ts'
 import { identityOf } from './identity.ts'
 import { type FunctionView, theInspector } from './inspector.ts'
 import {
   builtinOf,
   commonJsModuleOf,
-  exportOf,
   globalOf,
   importNode,
   importsEntry,
+  isEntry,
   isRequire,
   isStandardGlobal,
   moduleOf,
@@ -27,7 +27,7 @@ import {
 import { creationNeeds, ownProperties, staticBlocks } from './own-properties.ts'
 import type { FunctionNode, Node, PayloadHead, Ref, Slot } from './payload.ts'
 import type { Reference } from './scope-analysis.ts'
-import { COMPLAINTS, type Complaint, complaintAbout, placeOf, refuse, SPECIAL_COMPLAINTS } from './refusals.ts'
+import { COMPLAINTS, type Complaint, complaintAbout, fileOf, placeOf, refuse, SPECIAL_COMPLAINTS } from './refusals.ts'
 import { type RemoteParts, remoteParts } from './remote-handles.ts'
 
 const EXTERNAL = Symbol.for('beamline.external')
@@ -51,6 +51,8 @@ export class Capture {
   readonly #externalOf = new Map<object, number>()
   readonly #classes = new Set<number>()
   readonly #fromData = new Set<number>()
+  /** values of other modules' variables, with the module that they belong to */
+  readonly #moduleState: { readonly url: string; readonly path: string; readonly ref: Ref }[] = []
   #path: string
   #root = 0
 
@@ -69,6 +71,7 @@ export class Capture {
   /** Once everything is captured. */
   head(): Omit<PayloadHead, 'slots'> {
     this.#checkOrder()
+    this.#checkModules()
     this.#identify()
     return { root: this.#root, nodes: this.nodes }
   }
@@ -114,6 +117,19 @@ export class Capture {
     for (const node of this.#fromData) visit(node, false)
   }
 
+  /** A module that is imported and whose variables are captured as well would exist twice, each half with its own state and classes. */
+  #checkModules(): void {
+    const imported = new Set(
+      this.nodes.map((node) => (node.kind === 'import' && URL.canParse(node.specifier, node.parent) ? new URL(node.specifier, node.parent).href : '')),
+    )
+    for (const { url, path, ref } of this.#moduleState) {
+      if (!imported.has(url)) continue
+      const node = 'node' in ref ? this.nodes[ref.node] : undefined
+      const isState = 'data' in ref || node?.kind === 'object' || ('node' in ref && this.#classes.has(ref.node))
+      if (isState) throw refuse(this.#what, path, COMPLAINTS.moduleState(fileOf(url)))
+    }
+  }
+
   #identify(): void {
     for (const [index, node] of this.nodes.entries()) {
       if (this.#classes.has(index)) this.nodes[index] = { ...(node as FunctionNode), identity: identityOf(this.nodes, index) }
@@ -142,16 +158,13 @@ export class Capture {
     const named = types.isProxy(fn) ? undefined : (globalOf(fn) ?? builtinOf(fn))
     if (named) return this.#node(fn, named)
     const facts = this.#facts(fn, path)
-    if (!byHand) {
-      const exported = exportOf(fn, facts.script, facts.analysis, facts.site, facts.view)
-      if (exported) return this.#node(fn, exported)
-    }
+    if (facts.exported && !byHand) return this.#node(fn, facts.exported)
     return this.#captured(fn, facts, path, byHand)
   }
 
   #facts(fn: Function, path: string): FunctionFacts {
     const seen = known.get(fn)
-    if (seen) return seen.free.every((name) => name.isStable) ? seen : { ...seen, view: theInspector().view(fn) }
+    if (seen) return seen.free.every((name) => name.isStable) ? seen : { ...seen, readings: readNames(seen.free, theInspector().view(fn).scopes) }
     const complaint = complaintAbout(fn)
     if (complaint) throw refuse(this.#what, path, complaint)
     const view = theInspector().view(fn)
@@ -214,7 +227,7 @@ export class Capture {
     const parent = heritage && { start: heritage.start, end: heritage.end, text: unusedName('$beamlineParent', analysis.source, site) }
     if (parent) captures.set(parent.text, this.#value(Object.getPrototypeOf(fn), `the parent of ${path}`))
     const names = [...captures.keys()]
-    const { ranges, runsCode, needsAll } = creationNeeds(site, (n) => isNamer(readName(n, facts.view)))
+    const { ranges, runsCode, needsAll } = creationNeeds(site, (n) => isNamer(facts.readings.get(n)))
     const isEarly = (reference: Reference): boolean => ranges.some((range) => reference.start >= range.start && reference.end <= range.end)
     const needed = new Set([
       ...facts.free.filter((free) => free.references.some(isEarly)).map((free) => free.name),
@@ -263,7 +276,7 @@ export class Capture {
     into: { captures: Map<string, Ref>; liveImports: LiveImport[]; missing: string[] | undefined; place: (offset: number) => string },
   ): void {
     const { name, binding, references } = free
-    const { script } = facts
+    const { script, analysis } = facts
     const first = references[0]
     const path = `variable "${name}" (${into.place(binding?.start ?? first?.start ?? 0)})${this.#path === 'it' ? '' : ` used by ${this.#path}`}`
     const write = references.find((reference) => reference.write)
@@ -284,6 +297,8 @@ export class Capture {
     if (value === fn) into.captures.set(name, { node: this.#nodeOf.get(fn) as number })
     else if (isRequire(value)) into.captures.set(name, { node: this.#require(free, script.url, path) })
     else into.captures.set(name, this.#moduleConstant(free, value, script.url) ?? this.#value(value, path))
+    const ref = into.captures.get(name)
+    if (ref && script.isModule && binding?.scope === analysis.top && !isEntry(script.url)) this.#moduleState.push({ url: script.url, path, ref })
   }
 
   #importedName(free: FreeName, facts: FunctionFacts, into: { captures: Map<string, Ref>; liveImports: LiveImport[] }): void {
@@ -305,7 +320,7 @@ export class Capture {
   }
 
   #globalName({ name, binding }: FreeName, path: string): void {
-    if (binding) throw refuse(this.#what, path, COMPLAINTS.unreadable)
+    if (binding) throw refuse(this.#what, path, binding.kind === 'self' ? COMPLAINTS.selfName : COMPLAINTS.unreadable)
     if (isStandardGlobal(name)) {
       const value: unknown = Object.getOwnPropertyDescriptor(globalThis, name)?.value
       if (typeof value === 'function' && isReplaced(value)) throw refuse(this.#what, path, COMPLAINTS.replacedGlobal)
@@ -386,8 +401,8 @@ export class Capture {
 }
 
 /** A free name's value: in the scopes, or where V8 keeps those that no scope holds. */
-function readOutside(fn: Function, { name, binding }: FreeName, { site, view, analysis }: FunctionFacts): Reading {
-  const reading = readName(name, view)
+function readOutside(fn: Function, { name, binding }: FreeName, { site, readings, analysis }: FunctionFacts): Reading {
+  const reading = readings.get(name) ?? 'absent'
   if (reading !== 'absent' || !binding) return reading
   // a class's parent is known by the class, though no function may use its name
   const heritage = site.form === 'class' ? (site.node as Class).superClass : undefined
@@ -404,7 +419,7 @@ function hasAccessors(value: object): boolean {
 }
 
 /** `__name` of esbuild, which `keepNames` puts everywhere. */
-function isNamer(reading: Reading): boolean {
+function isNamer(reading: Reading | undefined): boolean {
   const value = typeof reading === 'object' ? reading.value : undefined
   return typeof value === 'function' && /^\(?\w+, ?\w+\)? ?=> ?\w+\(\w+, ?"name", ?\{ ?value(: ?\w+)?, ?configurable: ?(true|!0) ?\}\)$/.test(String(value))
 }

@@ -5,6 +5,8 @@
  */
 import type { Class } from 'acorn'
 import { type FunctionView, type ScopeView, type ScriptInfo, theInspector } from './inspector.ts'
+import { exportOf } from './module-reference.ts'
+import type { CommonJsNode, ImportNode } from './payload.ts'
 import { analyseScript, type Binding, encloses, type FunctionSite, type Reference, type ScriptAnalysis, type Special } from './scope-analysis.ts'
 
 export interface FreeName {
@@ -22,29 +24,41 @@ export interface FunctionFacts {
   readonly free: readonly FreeName[]
   /** specials whose meaning comes from outside of the function */
   readonly specials: readonly Special[]
-  readonly view: FunctionView
+  /** the free names' values, as they were when the function was looked at */
+  readonly readings: ReadonlyMap<string, Reading>
+  /** how every process can import it, where it is an export */
+  readonly exported: ImportNode | CommonJsNode | undefined
 }
 
 /** A free name's value, or why there is none. */
 export type Reading = { readonly value: unknown } | 'absent' | 'not initialised' | 'in a with statement'
 
-/** Scripts whose analysis is kept. */
-const SCRIPTS_MAX = 64
+/** Source text whose analysis is kept, in characters; each takes about 20 bytes of heap. */
+const ANALYSED_MAX = 16_000_000
 
 const analyses = new Map<string, ScriptAnalysis | SyntaxError>()
+let analysed = 0
 
 function analysisOf(script: ScriptInfo): ScriptAnalysis | SyntaxError {
-  let found = analyses.get(script.id)
-  if (!found) {
-    if (analyses.size >= SCRIPTS_MAX) analyses.delete(analyses.keys().next().value as string)
-    try {
-      found = analyseScript(theInspector().source(script), script.isModule)
-    } catch (error) {
-      found = error as SyntaxError
-    }
-    analyses.set(script.id, found)
+  const known = analyses.get(script.id)
+  if (known) return known
+  const source = theInspector().source(script)
+  analysed += source.length
+  if (analysed > ANALYSED_MAX) {
+    analyses.clear()
+    analysed = source.length
   }
-  return found
+  const analysis = tryAnalyse(source, script.isModule)
+  analyses.set(script.id, analysis)
+  return analysis
+}
+
+function tryAnalyse(source: string, isModule: boolean): ScriptAnalysis | SyntaxError {
+  try {
+    return analyseScript(source, isModule)
+  } catch (error) {
+    return error as SyntaxError
+  }
 }
 
 /**
@@ -62,16 +76,19 @@ export function factsOf(fn: Function, view: FunctionView): FunctionFacts | strin
   const specials = analysis.specials.filter(
     (s) => s.start >= site.bodyStart && s.start < site.end && (s.owner === undefined || encloses(s.owner, site.outerScope)),
   )
-  return { script, analysis, site, view, specials, free: freeNames(analysis, site) }
+  const free = freeNames(analysis, site)
+  return { script, analysis, site, specials, free, readings: readNames(free, view.scopes), exported: exportOf(fn, script, analysis, site, view) }
 }
 
-/** The value of a free name in the scopes of `view`, from the inside out. */
-export function readName(name: string, view: { readonly scopes: readonly ScopeView[] }): Reading {
-  for (const { kind, variables } of view.scopes) {
-    if (!Object.hasOwn(variables, name)) {
-      if (kind === 'with' && name in variables) return 'in a with statement'
-      continue
-    }
+/** Only what is free: V8 lists all variables of each scope, and kept they would keep values alive that the function never uses. */
+export function readNames(free: readonly FreeName[], scopes: readonly ScopeView[]): ReadonlyMap<string, Reading> {
+  return new Map(free.map(({ name }) => [name, readName(name, scopes)]))
+}
+
+/** The value of a free name, from the inside out. */
+function readName(name: string, scopes: readonly ScopeView[]): Reading {
+  for (const { kind, variables } of scopes) {
+    if (!(kind === 'with' ? name in variables : Object.hasOwn(variables, name))) continue
     if (kind === 'with') return 'in a with statement'
     try {
       return { value: (variables as Record<string, unknown>)[name] }

@@ -9,7 +9,7 @@ import { fileURLToPath, pathToFileURL } from 'node:url'
 import { runInNewContext } from 'node:vm'
 import type { FunctionView, ScriptInfo } from './inspector.ts'
 import type { CommonJsNode, GlobalNode, ImportNode, RequireNode } from './payload.ts'
-import type { FunctionSite, ScriptAnalysis } from './scope-analysis.ts'
+import type { Binding, FunctionSite, ScriptAnalysis } from './scope-analysis.ts'
 
 const NO_ATTRIBUTES = {}
 const requireHere = createRequire(import.meta.url)
@@ -47,7 +47,10 @@ export function importNode(specifier: string, parent: string, name = '*', attrib
   return { kind: 'import', specifier, parent, attributes, name, path: [] }
 }
 
-/** The export that a function is, of the module that it is written in; undefined when it is none. */
+/**
+ * The export that a function is, of the module that it is written in; undefined when it is none. Only where the module, imported
+ * anew, must give the same function: the export is never assigned to and the function is its initial value.
+ */
 export function exportOf(
   fn: Function,
   script: ScriptInfo,
@@ -61,11 +64,18 @@ export function exportOf(
   const variables = view.scopes.find((scope) => scope.kind === 'module')?.variables as Record<string, unknown> | undefined
   if (!variables) return undefined
   for (const [name, local] of analysis.exports) {
-    if (analysis.top.bindings.get(local)?.imported) continue
-    const value = Object.hasOwn(variables, local) && readOrUndefined(variables, local)
-    if (value === fn) return importNode(script.url, script.url, name)
+    const binding = analysis.top.bindings.get(local)
+    if (!binding || binding.reassigned || !isInitialValue(binding, site)) continue
+    if (Object.hasOwn(variables, local) && readOrUndefined(variables, local) === fn) return importNode(script.url, script.url, name)
   }
   return undefined
+}
+
+/** `function f`, `class C`, `const f = () => …`, or that inside a call: `const f = __name(() => …, "f")`. */
+function isInitialValue({ start, init }: Binding, site: FunctionSite): boolean {
+  if (site.isDeclaration) return site.node.id?.start === start
+  const value = init?.type === 'CallExpression' ? init.arguments[0] : init
+  return value?.start === site.start && value.end === site.end
 }
 
 /** Reading a variable that is not initialised throws. */

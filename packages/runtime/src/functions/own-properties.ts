@@ -3,7 +3,7 @@
  * setting data properties gives the same, refused otherwise.
  */
 import type { AnyNode, Class, MethodDefinition, PropertyDefinition, StaticBlock } from 'acorn'
-import { type FunctionFacts, readName } from './function-facts.ts'
+import type { FunctionFacts } from './function-facts.ts'
 import { theInspector } from './inspector.ts'
 import { COMPLAINTS, type Complaint } from './refusals.ts'
 import type { FunctionSite } from './scope-analysis.ts'
@@ -181,7 +181,7 @@ function checkClass(fn: Function, facts: FunctionFacts, members: readonly Member
   const isNull = superClass.type === 'Literal' && superClass.value === null
   if (Object.getPrototypeOf(prototype) !== (isNull ? null : (parent as { prototype: unknown }).prototype)) throw refusal(PROTOTYPE)
   if (superClass.type !== 'Identifier') return
-  const reading = readName(superClass.name, facts.view)
+  const reading = facts.readings.get(superClass.name)
   if (typeof reading === 'object' && reading.value !== parent) throw refusal(PROTOTYPE)
 }
 

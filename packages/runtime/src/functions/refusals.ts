@@ -83,6 +83,14 @@ export const COMPLAINTS = {
     reason: 'cannot be read any more: only the definition of the class uses it',
     hint: 'write the key itself, or export the class from a module of its own',
   },
+  selfName: {
+    reason: 'is the name of a function expression around it, which nothing can read from outside',
+    hint: 'write that function as a declaration, or give it a constant and use the constant',
+  },
+  moduleState: (file: string): Complaint => ({
+    reason: `belongs to ${file}, which the function imports as well, so that it would exist twice`,
+    hint: 'import the function that uses it by its own name, or export it',
+  }),
   programGlobal: (name: string): Complaint => ({
     reason: 'is a global that this program set; a worker does not have it',
     hint: `copy it into a constant outside the function (const my${name[0]?.toUpperCase()}${name.slice(1)} = ${name}), or import it`,

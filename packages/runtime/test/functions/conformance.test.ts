@@ -65,7 +65,7 @@ async function bundle(name: string, minify: boolean): Promise<string> {
   return outfile
 }
 
-const PROGRAMS = ['closures', 'classes', 'modules', 'refusals', 'snapshots'] as const
+const PROGRAMS = ['closures', 'corners', 'classes', 'modules', 'refusals', 'snapshots'] as const
 const ts = (name: string): string => join(FIXTURES, `${name}.ts`)
 
 const ways: readonly { readonly how: string; readonly programs: readonly string[]; readonly start: (name: string) => Promise<Outcome> }[] = [
