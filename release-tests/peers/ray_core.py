@@ -12,6 +12,7 @@ import fnmatch
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -60,7 +61,21 @@ def calls_within(op, seconds, step):
             return count, elapsed
 
 
-def measure(name, op, times=1.0, unit="/s", sample=None):
+def measure_latency(name, op):
+    """The median of single calls in ms, four rounds."""
+    calls_within(op, WARM_UP_S, 1)
+    samples = []
+    for _ in range(ROUNDS):
+        times = []
+        end = time.perf_counter() + ROUND_S
+        while (begun := time.perf_counter()) < end:
+            op()
+            times.append((time.perf_counter() - begun) * 1000)
+        samples.append(statistics.median(times))
+    report(name, "ms", samples)
+
+
+def measure(name, op, times=1.0, unit="/s"):
     """Warm up, then four rounds. `times` is how many units of work one call does."""
     if not wanted(name):
         return
@@ -69,8 +84,7 @@ def measure(name, op, times=1.0, unit="/s", sample=None):
     samples = []
     for _ in range(ROUNDS):
         count, elapsed = calls_within(op, ROUND_S, step)
-        rate = count / elapsed
-        samples.append(sample(rate) if sample else rate * times)
+        samples.append(count / elapsed * times)
     report(name, unit, samples)
 
 
@@ -152,7 +166,7 @@ def objects():
     measure("single_client_put_gigabytes", lambda: ray.put(large), 0.8, "GB/s")
     if wanted("single_client_get_800MiB_ms"):
         stored = ray.put(large)
-        measure("single_client_get_800MiB_ms", lambda: ray.get(stored), unit="ms", sample=lambda rate: 1000 / rate)
+        measure_latency("single_client_get_800MiB_ms", lambda: ray.get(stored))
         del stored
     del large
     measure("multi_client_put_gigabytes", lambda: ray.get([put_large_values.remote(10) for _ in range(10)]), 8.0, "GB/s")

@@ -70,8 +70,7 @@ const groups: readonly { readonly names: readonly string[]; readonly run: () => 
       using stored = await put(large)
       await measureTogether({
         name: 'single_client_get_800MiB_ms',
-        unit: 'ms',
-        sample: (rate) => 1000 / rate,
+        measure: 'latency',
         op: async () => {
           if ((await get(stored)).at(-1) !== 1n) throw new Error('the array came back with another value')
         },

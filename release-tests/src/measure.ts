@@ -6,7 +6,7 @@
 import { writeSync } from 'node:fs'
 import { SKIP_EXIT_CODE } from './judge.ts'
 import { ENV, encodeMetric, metricMatches } from './protocol.ts'
-import { summarize } from './statistics.ts'
+import { median, summarize } from './statistics.ts'
 
 /** True for the short form of every test. */
 export const SMOKE: boolean = process.env[ENV.smoke] === '1'
@@ -19,10 +19,12 @@ const STEPS_PER_WARM_UP = 10
 
 export interface Bench {
   readonly name: string
-  /** Default "/s". */
+  /** Default "/s", or "ms" for latencies. */
   readonly unit?: string
   /** The sample of a round from its calls of `op` per second; default: that rate. */
   readonly sample?: (callsPerSecond: number) => number
+  /** "rate" (default) counts calls; "latency" times each call, and the sample of a round is their median in ms. */
+  readonly measure?: 'rate' | 'latency'
   readonly op: () => unknown
 }
 
@@ -53,18 +55,31 @@ export async function measureTogether(...benches: readonly Bench[]): Promise<voi
   }
   for (let round = 0; round < ROUNDS; round += 1) {
     for (const { bench, step, samples } of running) {
-      const { count, seconds } = await callsWithin(bench.op, ROUND_MS, step)
-      const rate = count / seconds
-      samples.push(bench.sample?.(rate) ?? rate)
+      samples.push(bench.measure === 'latency' ? await medianMs(bench.op) : await rate(bench, step))
     }
   }
-  for (const { bench, samples } of running) report(bench.name, bench.unit ?? '/s', samples)
+  for (const { bench, samples } of running) report(bench.name, bench.unit ?? (bench.measure === 'latency' ? 'ms' : '/s'), samples)
 }
 
 /** Leave with "this machine cannot run the test". */
 export function skip(reason: string): never {
   console.log(reason)
   process.exit(SKIP_EXIT_CODE)
+}
+
+async function rate(bench: Bench, step: number): Promise<number> {
+  const { count, seconds } = await callsWithin(bench.op, ROUND_MS, step)
+  return bench.sample?.(count / seconds) ?? count / seconds
+}
+
+async function medianMs(op: () => unknown): Promise<number> {
+  const times: number[] = []
+  const endMs = performance.now() + ROUND_MS
+  for (let startMs = performance.now(); startMs < endMs; startMs = performance.now()) {
+    await op()
+    times.push(performance.now() - startMs)
+  }
+  return median(times)
 }
 
 async function callsWithin(op: () => unknown, ms: number, step: number): Promise<{ count: number; seconds: number }> {

@@ -35,7 +35,7 @@ test('benches measured together take turns, four rounds each, and report calls p
     const sleep = (name, ms) => () => { if (order.at(-1) !== name) order.push(name); return new Promise((resolve) => setTimeout(resolve, ms)) }
     await measureTogether(
       { name: 'a', op: sleep('a', 10) },
-      { name: 'b', unit: 'ms', sample: (rate) => 1000 / rate, op: sleep('b', 20) },
+      { name: 'b', measure: 'latency', op: sleep('b', 20) },
     )
     report('order', order.join(''), [order.length])`)
   expect(metrics.map(({ name, unit, samples }) => [name, unit, samples.length])).toEqual([
@@ -46,6 +46,14 @@ test('benches measured together take turns, four rounds each, and report calls p
   for (const rate of metrics[0]?.samples ?? []) expect(rate).toBeGreaterThan(10)
   for (const rate of metrics[0]?.samples ?? []) expect(rate).toBeLessThanOrEqual(101)
   for (const ms of metrics[1]?.samples ?? []) expect(ms).toBeGreaterThanOrEqual(19.9)
+})
+
+test('a latency is the median of the calls, whatever a few slow ones take', () => {
+  const [metric] = metricsOf(`
+    let calls = 0
+    await measureTogether({ name: 'a', measure: 'latency', op: () => new Promise((resolve) => setTimeout(resolve, (calls += 1) % 5 === 0 ? 60 : 5)) })`)
+  expect(metric).toMatchObject({ unit: 'ms', samples: { length: 4 } })
+  for (const ms of metric?.samples ?? []) expect(ms).toBeLessThan(60)
 })
 
 test('a bench that throws ends the script', () => {
