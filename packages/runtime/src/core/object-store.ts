@@ -42,6 +42,7 @@ export class ObjectStore {
       (bytes) => this.#request(bytes),
       (segment) => {
         this.#mine.delete(segment)
+        this.#flush() // what was freed in it must be known before somebody else gets it
         this.#send({ body: { $case: 'segmentReturn', value: { segment } } })
       },
     )

@@ -46,17 +46,19 @@ export class Daemon {
   constructor(config: DaemonConfig, launched: Launched) {
     this.#config = config
     this.#launched = launched
+    const processes = (): string[] => [...this.#links].flatMap(([id, { hello }]) => (hello.kind === 'cli' ? [] : [id]))
     this.#store = new SegmentStore({
       storeDir: config.session.storeDir,
       capacityBytes: config.storeBytes,
       send: (process, message) => this.#send(process, message),
+      processes,
       validate: process.env['BEAMLINE_VALIDATE'] === '1',
     })
     this.#queries = new Queries({
       config,
       machine: launched.machine,
       store: this.#store,
-      processes: () => [...this.#links].flatMap(([id, { hello }]) => (hello.kind === 'cli' ? [] : [id])),
+      processes,
       ask: (process, request, what, limit) => this.#send(process, { $case: 'query', value: { request, what, limit } }),
     })
   }

@@ -11,6 +11,8 @@ export interface SegmentStoreOptions {
   readonly storeDir: string
   readonly capacityBytes: number
   readonly send: (process: string, message: MessageBody) => void
+  /** Those that may hold objects or segments. */
+  readonly processes: () => readonly string[]
   readonly validate: boolean
 }
 
@@ -100,7 +102,7 @@ export class SegmentStore {
         send(instruction.process, { $case: 'blocksFreed', value: { places: [...instruction.places], retired: instruction.retired } })
         break
       case 'releaseMemory':
-        send(instruction.process, { $case: 'releaseMemory', value: {} })
+        for (const process of this.#options.processes()) send(process, { $case: 'releaseMemory', value: {} })
         break
       case 'startTimer': {
         const { timer, afterMs } = instruction

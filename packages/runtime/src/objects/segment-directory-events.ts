@@ -45,8 +45,8 @@ export type DirectoryInstruction =
   | ({ readonly kind: 'fail'; readonly process: string; readonly request: number } & SegmentFailure)
   /** To the creator of these blocks: they may be written again; or, `retired`, they never may, since their owner died and others may read them. */
   | { readonly kind: 'blocksFreed'; readonly process: string; readonly places: readonly StoredPlace[]; readonly retired: boolean }
-  /** The store is short: ask this process to collect garbage and return empty segments. */
-  | { readonly kind: 'releaseMemory'; readonly process: string }
+  /** The store is short: ask every process to collect garbage and return empty segments. Also those that only read: what they map is kept by its owner. */
+  | { readonly kind: 'releaseMemory' }
   /** Report `timerRang` after `afterMs`. A timer that is no longer needed may ring; it is ignored. */
   | { readonly kind: 'startTimer'; readonly timer: number; readonly afterMs: number }
 

@@ -312,21 +312,11 @@ export class SegmentDirectory {
   }
 
   #wait(request: Request, first: boolean): void {
-    if (first) this.#askForMemory()
+    if (first) this.#out.push({ kind: 'releaseMemory' })
     const afterMs = Math.max(1, Math.min(ASK_AGAIN_MS, this.#fullTimeoutMs - request.waitedMs))
     request.waits = true
     request.waitedMs += afterMs
     this.#startTimer(request, afterMs)
-  }
-
-  /** Everyone who writes segments or owns objects may have garbage. */
-  #askForMemory(): void {
-    const asked = new Set<string>()
-    for (const segment of this.#segments.values()) {
-      if (segment.state === 'held') asked.add(segment.creator)
-      for (const object of segment.objects.values()) asked.add(object.owner)
-    }
-    for (const process of asked) this.#out.push({ kind: 'releaseMemory', process })
   }
 
   #startTimer(subject: Request | Segment, afterMs: number): void {
