@@ -27,11 +27,13 @@ const REMEMBERED_LINES_MAX = 1_000
 
 class RotatingFile {
   readonly #path: string
+  readonly #bytesMax: number
   #fd: number | undefined
   #bytes = 0
 
-  constructor(path: string) {
+  constructor(path: string, bytesMax: number) {
     this.#path = path
+    this.#bytesMax = bytesMax
   }
 
   write(chunk: Uint8Array): void {
@@ -39,7 +41,7 @@ class RotatingFile {
       this.#fd ??= openSync(this.#path, 'a', 0o600)
       writeSync(this.#fd, chunk)
       this.#bytes += chunk.length
-      if (this.#bytes < FILE_BYTES_MAX) return
+      if (this.#bytes < this.#bytesMax) return
       this.close()
       this.#bytes = 0
       for (let n = FILES_MAX - 1; n > 0; n--) {
@@ -78,10 +80,10 @@ export class WorkerLog {
   #partial = ''
   #tail: string[] = []
 
-  constructor(dir: string, worker: string, stream: 'out' | 'err', deliver: (log: WorkerLog, lines: string[]) => void) {
+  constructor(dir: string, worker: string, stream: 'out' | 'err', fileBytesMax: number, deliver: (log: WorkerLog, lines: string[]) => void) {
     this.worker = worker
     this.stream = stream
-    this.#file = new RotatingFile(join(dir, `worker-${worker}.${stream}`))
+    this.#file = new RotatingFile(join(dir, `worker-${worker}.${stream}`), fileBytesMax)
     this.#deliver = deliver
   }
 
@@ -90,9 +92,10 @@ export class WorkerLog {
     const text = this.#partial + this.#decoder.decode(chunk, { stream: true })
     const lines = text.split('\n')
     this.#partial = lines.pop() ?? ''
-    if (this.#partial.length > LINE_CHARS_MAX) {
-      lines.push(this.#partial)
-      this.#partial = ''
+    const whole = this.#partial.length - (this.#partial.length % LINE_CHARS_MAX)
+    if (whole > 0) {
+      lines.push(this.#partial.slice(0, whole))
+      this.#partial = this.#partial.slice(whole)
     }
     this.#lines(lines)
   }
@@ -116,13 +119,21 @@ export class WorkerLog {
     this.#tail = [...this.#tail, ...telling].slice(-TAIL_LINES_MAX)
     this.#deliver(
       this,
-      lines.map((line) => line.replace(/\r$/, '').slice(0, LINE_CHARS_MAX)),
+      lines.flatMap((line) => (line.length <= LINE_CHARS_MAX ? [line.replace(/\r$/, '')] : pieces(line))),
     )
   }
 }
 
+/** A very long line is delivered in several. */
+function pieces(line: string): string[] {
+  const out: string[] = []
+  for (let at = 0; at < line.length; at += LINE_CHARS_MAX) out.push(line.slice(at, at + LINE_CHARS_MAX))
+  return out
+}
+
 export class Logs {
   readonly dir: string
+  readonly #fileBytesMax: number
   readonly #sink: (batch: LogBatch) => void
   /** Lines that wait for the next flush, in order of arrival. */
   #waiting: LogBatch[] = []
@@ -131,13 +142,14 @@ export class Logs {
   readonly #last: Map<string, string> = new Map()
   readonly #rates: Map<string, { sinceMs: number; lines: number; dropped: number }> = new Map()
 
-  constructor(dir: string, sink: (batch: LogBatch) => void) {
+  constructor(dir: string, sink: (batch: LogBatch) => void, fileBytesMax: number = FILE_BYTES_MAX) {
     this.dir = dir
+    this.#fileBytesMax = fileBytesMax
     this.#sink = sink
   }
 
   open(worker: string, stream: 'out' | 'err'): WorkerLog {
-    return new WorkerLog(this.dir, worker, stream, (log, lines) => this.#collect(log, lines))
+    return new WorkerLog(this.dir, worker, stream, this.#fileBytesMax, (log, lines) => this.#collect(log, lines))
   }
 
   /** Send what waits, also counts of repetitions whose window is over (or all of them). */

@@ -5,8 +5,8 @@
 import type { TaskEvent } from '../net/gen/node.ts'
 
 const GROWTH_MIN = 1_024
-/** Strings are kept once; when so many are, those that no event uses any more are dropped. */
-const STRINGS_MAX = 20_000
+/** Strings are kept once; when so many are (or twice as many as were in use the last time), those that no event uses any more are dropped. */
+const STRINGS_MIN = 20_000
 
 interface Columns {
   readonly start: Float64Array
@@ -45,6 +45,7 @@ export class TaskEventLog {
   #next = 0
   #strings: string[] = ['']
   #ids: Map<string, number> = new Map([['', 0]])
+  #stringsMax = STRINGS_MIN
   /** Attempts by state since the start, and how many were never reported. */
   readonly totals: Map<string, number> = new Map()
   dropped = 0
@@ -57,9 +58,14 @@ export class TaskEventLog {
     return this.#size
   }
 
+  /** Distinct strings that are kept. */
+  get strings(): number {
+    return this.#strings.length
+  }
+
   add(event: TaskEvent): void {
     this.totals.set(event.state, (this.totals.get(event.state) ?? 0) + 1)
-    if (this.#strings.length > STRINGS_MAX) this.#compact()
+    if (this.#strings.length > this.#stringsMax) this.#compact()
     const slot = this.#next
     if (slot >= this.#columns.start.length) this.#grow()
     this.#next = (slot + 1) % this.#max
@@ -128,5 +134,6 @@ export class TaskEventLog {
         column[slot] = this.#intern(strings[column[slot] ?? 0] ?? '')
       }
     }
+    this.#stringsMax = Math.max(STRINGS_MIN, 2 * this.#strings.length)
   }
 }
