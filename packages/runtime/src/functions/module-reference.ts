@@ -3,12 +3,13 @@
  * of `node:` modules. Found by identity, so a name never stands for another value.
  */
 import { existsSync, realpathSync } from 'node:fs'
-import { builtinModules, createRequire } from 'node:module'
+import { builtinModules, createRequire, registerHooks } from 'node:module'
 import { isAbsolute, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { runInNewContext } from 'node:vm'
 import type { FunctionView, ScriptInfo } from './inspector.ts'
 import type { CommonJsNode, GlobalNode, ImportNode, RequireNode } from './payload.ts'
+import { COMPLAINTS, fileOf, refuse } from './refusals.ts'
 import type { Binding, FunctionSite, ScriptAnalysis } from './scope-analysis.ts'
 
 const NO_ATTRIBUTES = {}
@@ -19,7 +20,23 @@ let entry: string | undefined
 /** In a worker: the program's entry file, which is never imported. Default: the file that this process was started with. */
 export function setEntry(path: string): void {
   entry = realPath(path)
+  if (isGuarded) return
+  isGuarded = true
+  registerHooks({
+    resolve(specifier, context, next) {
+      const resolved = next(specifier, context)
+      if (isPath(specifier) && isEntry(resolved.url)) {
+        throw refuse('a function', `module ${fileOf(context.parentURL ?? '')}`, COMPLAINTS.importsEntry(fileOf(resolved.url)))
+      }
+      return resolved
+    },
+  })
 }
+
+let isGuarded = false
+
+/** Bare specifiers and builtins never mean the entry file. */
+const isPath = (specifier: string): boolean => /^(\.{0,2}\/|file:)/.test(specifier)
 
 export function isEntry(url: string): boolean {
   entry ??= process.argv[1] ? realPath(process.argv[1]) : ''
@@ -40,7 +57,7 @@ const bare = (url: string): string => url.replace(/[?#].*$/, '')
 
 /** Whether `import specifier` written in `parent` means the entry file. Bare specifiers never do. */
 export function importsEntry(specifier: string, parent: string): boolean {
-  return /^(\.{0,2}\/|file:)/.test(specifier) && URL.canParse(specifier, parent) && isEntry(new URL(specifier, parent).href)
+  return isPath(specifier) && URL.canParse(specifier, parent) && isEntry(new URL(specifier, parent).href)
 }
 
 export function importNode(specifier: string, parent: string, name = '*', attributes: Readonly<Record<string, string>> = NO_ATTRIBUTES): ImportNode {

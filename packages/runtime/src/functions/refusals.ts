@@ -83,6 +83,10 @@ export const COMPLAINTS = {
     reason: 'cannot be read any more: only the definition of the class uses it',
     hint: 'write the key itself, or export the class from a module of its own',
   },
+  importsEntry: (entry: string): Complaint => ({
+    reason: `imports ${entry}, the entry file, which would run the whole program again in a worker`,
+    hint: 'move what it needs from there to a module of its own',
+  }),
   selfName: {
     reason: 'is the name of a function expression around it, which nothing can read from outside',
     hint: 'write that function as a declaration, or give it a constant and use the constant',
