@@ -56,7 +56,8 @@ export class Program {
     const { args = [], env = {}, flags = [], under = [] } = options
     const file = new URL(`./fixtures/${fixture}`, import.meta.url).pathname
     const [command = '', ...rest] = [...under, process.execPath, '--conditions=@beamline/source', ...flags, file, ...args]
-    this.#child = spawn(command, rest, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, NODE_OPTIONS: '', ...env } })
+    this.#child = spawn(command, rest, { stdio: ['pipe', 'pipe', 'pipe'], env: { ...process.env, NODE_OPTIONS: '', ...env } })
+    this.#child.stdin?.on('error', () => undefined)
     this.#child.stdout?.on('data', (chunk: Buffer) => this.#read(chunk.toString()))
     this.#child.stderr?.on('data', (chunk: Buffer) => {
       this.stderr += chunk.toString()
@@ -80,6 +81,16 @@ export class Program {
 
   kill(signal: NodeJS.Signals): void {
     this.#child.kill(signal)
+  }
+
+  /** To its stdin. */
+  write(text: string): void {
+    this.#child.stdin?.write(text)
+  }
+
+  /** Ends its stdin. */
+  end(): void {
+    this.#child.stdin?.end()
   }
 
   /** Every event so far. */
