@@ -20,7 +20,12 @@ export class Classifier {
   async call({ id, image, label }: { id: Int32Array; image: Tensor<Uint8Array>; label: Int8Array }) {
     const { logits } = await (this.#session as InferenceSession).run({ image: new OrtTensor('uint8', image.data, image.shape) })
     const scores = logits?.data as Float32Array
-    return { id, label, predicted: Int8Array.from(label, (_, row) => argMax(scores.subarray(row * 10, row * 10 + 10))), logits: { data: scores, shape: [label.length, 10] } }
+    return {
+      id,
+      label,
+      predicted: Int8Array.from(label, (_, row) => argMax(scores.subarray(row * 10, row * 10 + 10))),
+      logits: { data: scores, shape: [label.length, 10] },
+    }
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

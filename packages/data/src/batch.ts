@@ -10,18 +10,7 @@
  * Types never depend on the data: a column that keeps its name keeps its type, and a value that does not fit is an error.
  */
 import { BeamlineError } from '@beamline/runtime'
-import {
-  type Data,
-  type DataType,
-  Field,
-  FixedSizeList,
-  makeData,
-  RecordBatch,
-  Schema,
-  Table,
-  Type,
-  type Vector,
-} from 'apache-arrow'
+import { type Data, type DataType, Field, FixedSizeList, makeData, RecordBatch, Schema, Table, Type, type Vector } from 'apache-arrow'
 import { compact, emptyBatch, fromColumns } from './block.ts'
 import { arrayType, dataFromValues, type NumericArray, valueReader } from './values.ts'
 
@@ -41,7 +30,11 @@ export type ColumnBatch = Record<string, Column>
 export type Row = Record<string, unknown>
 
 /** What a batch function may return for one column; `dims` (as ONNX Runtime names it) serves as `shape`. */
-export type ColumnLike = NumericArray | { readonly data: unknown; readonly shape?: readonly number[]; readonly dims?: readonly number[] } | Vector | readonly unknown[]
+export type ColumnLike =
+  | NumericArray
+  | { readonly data: unknown; readonly shape?: readonly number[]; readonly dims?: readonly number[] }
+  | Vector
+  | readonly unknown[]
 /** What a batch function may return. */
 export type BatchLike = Readonly<Record<string, ColumnLike>> | RecordBatch | Table | readonly Row[]
 
@@ -107,7 +100,8 @@ export function toRows(batch: RecordBatch): Row[] {
  */
 export function fromUserBatch(value: unknown, context: ReturnContext): RecordBatch {
   if (value instanceof RecordBatch) return value
-  if (value instanceof Table) return value.batches.length === 0 ? emptyBatch(value.schema) : value.batches.length === 1 ? (value.batches[0] as RecordBatch) : compact(value.batches)
+  if (value instanceof Table)
+    return value.batches.length === 0 ? emptyBatch(value.schema) : value.batches.length === 1 ? (value.batches[0] as RecordBatch) : compact(value.batches)
   if (Array.isArray(value)) return fromRows(value as readonly Row[], context)
   if (typeof value !== 'object' || value === null || Object.getPrototypeOf(value) !== Object.prototype) {
     throw invalid(context, `it returned ${describe(value)}`, 'return an object of columns, an array of row objects, or an Arrow RecordBatch or Table')
@@ -141,15 +135,21 @@ export function fromRows(rows: readonly Row[], context: ReturnContext): RecordBa
   const names = Object.keys(first)
   const known = new Set(names)
   for (const [index, row] of rows.entries()) {
-    if (typeof row !== 'object' || row === null || Array.isArray(row)) throw invalid(context, `row ${index} is ${describe(row)}`, 'a row is an object of values by column name')
+    if (typeof row !== 'object' || row === null || Array.isArray(row))
+      throw invalid(context, `row ${index} is ${describe(row)}`, 'a row is an object of values by column name')
     for (const name of Object.keys(row)) {
-      if (!known.has(name)) throw invalid(context, `row ${index} has the column "${name}", which row 0 lacks`, 'give every row the same columns, null where there is no value')
+      if (!known.has(name))
+        throw invalid(context, `row ${index} has the column "${name}", which row 0 lacks`, 'give every row the same columns, null where there is no value')
     }
   }
   const fields: Field[] = []
   const columns: Data[] = []
   for (const name of names) {
-    const { field, data } = fromValues(name, rows.map((row) => row[name]), context)
+    const { field, data } = fromValues(
+      name,
+      rows.map((row) => row[name]),
+      context,
+    )
     fields.push(field)
     columns.push(data)
   }
@@ -180,16 +180,24 @@ function fromColumn(name: string, column: unknown, context: ReturnContext): Fiel
 
 function fromTensor(name: string, values: unknown, shape: readonly number[], context: ReturnContext): FieldData {
   const type = arrayType(values)
-  if (type === undefined) throw invalid(context, `column "${name}" has ${describe(values)} as its data`, 'the data of { data, shape } is a typed array of numbers')
+  if (type === undefined)
+    throw invalid(context, `column "${name}" has ${describe(values)} as its data`, 'the data of { data, shape } is a typed array of numbers')
   const flat = values as NumericArray
   const elements = shape.reduce((product, size) => product * size, 1)
   if (flat.length !== elements || shape.length === 0) {
-    throw invalid(context, `column "${name}" has ${flat.length} values but the shape [${shape.join(', ')}], which holds ${elements}`, 'the product of the shape is the number of values')
+    throw invalid(
+      context,
+      `column "${name}" has ${flat.length} values but the shape [${shape.join(', ')}], which holds ${elements}`,
+      'the product of the shape is the number of values',
+    )
   }
   const [rows = 0, ...inner] = shape
   const child = makeData({ type, length: flat.length, nullCount: 0, data: bits(flat) } as never) as Data
   if (inner.length === 0) return { field: new Field(name, type, true), data: child }
-  const list = new FixedSizeList(inner.reduce((product, size) => product * size, 1), new Field('item', type, true))
+  const list = new FixedSizeList(
+    inner.reduce((product, size) => product * size, 1),
+    new Field('item', type, true),
+  )
   const extension = { 'ARROW:extension:name': SHAPE_EXTENSION, 'ARROW:extension:metadata': JSON.stringify({ shape: inner }) }
   const metadata = inner.length === 1 ? undefined : new Map(Object.entries(extension))
   return { field: new Field(name, list, true, metadata), data: makeData({ type: list, length: rows, nullCount: 0, child }) }

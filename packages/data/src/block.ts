@@ -29,12 +29,17 @@ function dataBytes(data: Data): number {
 }
 
 export function emptyBatch(schema: Schema): RecordBatch {
-  return fromColumns(schema, schema.fields.map(({ type }) => emptyData(type)), 0)
+  return fromColumns(
+    schema,
+    schema.fields.map(({ type }) => emptyData(type)),
+    0,
+  )
 }
 
 function emptyData(type: DataType): Data {
   const children = (type.children ?? []).map((child) => emptyData(child.type))
-  const offsets = type.typeId === Type.LargeUtf8 || type.typeId === Type.LargeBinary || type.typeId === Type.LargeList ? new BigInt64Array(1) : new Int32Array(1)
+  const offsets =
+    type.typeId === Type.LargeUtf8 || type.typeId === Type.LargeBinary || type.typeId === Type.LargeList ? new BigInt64Array(1) : new Int32Array(1)
   return makeData({ type, length: 0, valueOffsets: offsets, children, child: children[0], views: new Uint8Array(0) } as never)
 }
 
@@ -46,8 +51,15 @@ export function fromColumns(schema: Schema, columns: readonly Data[], rows: numb
 /** These columns, in this order. */
 export function select(batch: RecordBatch, columns: readonly string[]): RecordBatch {
   const fields = columns.map((name) => batch.schema.fields.findIndex((field) => field.name === name))
-  const schema = new Schema(fields.map((index) => batch.schema.fields[index] as Field), batch.schema.metadata)
-  return fromColumns(schema, fields.map((index) => batch.data.children[index] as Data), batch.numRows)
+  const schema = new Schema(
+    fields.map((index) => batch.schema.fields[index] as Field),
+    batch.schema.metadata,
+  )
+  return fromColumns(
+    schema,
+    fields.map((index) => batch.data.children[index] as Data),
+    batch.numRows,
+  )
 }
 
 /**
@@ -82,7 +94,11 @@ export function filterRows(batch: RecordBatch, keep: Uint8Array): RecordBatch {
   let count = 0
   for (let row = 0; row < keep.length; row++) if (keep[row] !== 0) rows[count++] = row
   if (count === batch.numRows) return batch
-  return fromColumns(batch.schema, batch.data.children.map((data) => takeData(data, rows.subarray(0, count))), count)
+  return fromColumns(
+    batch.schema,
+    batch.data.children.map((data) => takeData(data, rows.subarray(0, count))),
+    count,
+  )
 }
 
 const isSet = (bitmap: Uint8Array, bit: number): boolean => ((bitmap[bit >> 3] as number) & (1 << (bit & 7))) !== 0
@@ -168,12 +184,13 @@ function concatDictionaries(parts: readonly Data[], common: { length: number }):
     for (let row = 0; row < part.length; row++) data[at++] = (keys[row] as number) + base
     if (!shared) base += (vectors[index] as Vector).length
   }
-  if (at > 0 && base > 2 ** (8 * data.BYTES_PER_ELEMENT - 1)) throw new RangeError(`a dictionary of ${base} values does not fit ${data.BYTES_PER_ELEMENT}-byte keys`)
+  if (at > 0 && base > 2 ** (8 * data.BYTES_PER_ELEMENT - 1))
+    throw new RangeError(`a dictionary of ${base} values does not fit ${data.BYTES_PER_ELEMENT}-byte keys`)
   return makeData({ ...common, data, dictionary } as never)
 }
 
 function concatOffsets(parts: readonly Data[], length: number): Offsets {
-  const large = (parts[0] as Data).valueOffsets as unknown instanceof BigInt64Array
+  const large = ((parts[0] as Data).valueOffsets as unknown) instanceof BigInt64Array
   if (large) {
     const offsets = new BigInt64Array(length + 1)
     let at = 0

@@ -108,7 +108,12 @@ export class Dataset<R extends Row = Row> {
    */
   static readParquet<R extends Row = Row>(paths: string | URL | readonly (string | URL)[], options: ReadParquetOptions = {}): Dataset<R> {
     checkOptions('readParquet', options, ['columns'])
-    return new Dataset({ kind: 'readParquet', paths: typeof paths === 'string' || paths instanceof URL ? [paths] : [...paths], columns: options.columns, limit: undefined })
+    return new Dataset({
+      kind: 'readParquet',
+      paths: typeof paths === 'string' || paths instanceof URL ? [paths] : [...paths],
+      columns: options.columns,
+      limit: undefined,
+    })
   }
 
   /**

@@ -86,7 +86,8 @@ function packData(data: Data): PackedData {
 function unpackData(packed: PackedData, type: DataType): Data {
   const { length, offset, nullCount, offsets, values, validity, typeIds, children, dictionary, variadic } = packed
   const fields = (type.children ?? []) as Field[]
-  const entries = dictionary === undefined ? undefined : new Vector(dictionary.map((chunk) => unpackData(chunk, (type as DataType & { dictionary: DataType }).dictionary)))
+  const entries =
+    dictionary === undefined ? undefined : new Vector(dictionary.map((chunk) => unpackData(chunk, (type as DataType & { dictionary: DataType }).dictionary)))
   return new Data(
     type,
     offset,
@@ -121,7 +122,8 @@ function isTight(data: Data): boolean {
 }
 
 /** By shape: other copies of apache-arrow have other classes. */
-const isBatch = (value: object): value is RecordBatch => 'schema' in value && 'data' in value && value.data instanceof Object && 'numRows' in value && !('batches' in value)
+const isBatch = (value: object): value is RecordBatch =>
+  'schema' in value && 'data' in value && value.data instanceof Object && 'numRows' in value && !('batches' in value)
 
 registerType<RecordBatch>({ name: 'arrow.RecordBatch', matches: isBatch, encode: packBlock, decode: unpackBlock as (data: never) => RecordBatch })
 registerType<Table>({
@@ -139,7 +141,12 @@ registerType<Vector>({
     return new Vector(chunks.map((chunk) => unpackData(chunk, field.type)))
   },
 })
-registerType<Schema>({ name: 'arrow.Schema', matches: (value): value is Schema => value instanceof Schema, encode: bytesOf, decode: schemaOf as (data: never) => Schema })
+registerType<Schema>({
+  name: 'arrow.Schema',
+  matches: (value): value is Schema => value instanceof Schema,
+  encode: bytesOf,
+  decode: schemaOf as (data: never) => Schema,
+})
 registerType<Field>({
   name: 'arrow.Field',
   matches: (value): value is Field => value instanceof Field,

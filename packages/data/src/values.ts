@@ -25,7 +25,6 @@ import {
   Int32,
   Int64,
   List,
-
   makeData,
   Null,
   Struct,
@@ -290,7 +289,12 @@ export function dataFromValues(values: readonly unknown[], type: DataType = infe
     }
     case Type.Struct: {
       each((value, row) => typeof value === 'object' || fail(value, row, type))
-      const children = (type as Struct).children.map((field: Field) => dataFromValues(values.map((value) => (value as Record<string, unknown> | null)?.[field.name]), field.type))
+      const children = (type as Struct).children.map((field: Field) =>
+        dataFromValues(
+          values.map((value) => (value as Record<string, unknown> | null)?.[field.name]),
+          field.type,
+        ),
+      )
       return makeData({ ...common, children } as never)
     }
     case Type.Map: {
@@ -304,7 +308,16 @@ export function dataFromValues(values: readonly unknown[], type: DataType = infe
       }
       const struct = itemType(type) as Struct
       const [key, value] = struct.children as [Field, Field]
-      const children = [dataFromValues(entries.map((entry) => entry.key), key.type), dataFromValues(entries.map((entry) => entry.value), value.type)]
+      const children = [
+        dataFromValues(
+          entries.map((entry) => entry.key),
+          key.type,
+        ),
+        dataFromValues(
+          entries.map((entry) => entry.value),
+          value.type,
+        ),
+      ]
       return makeData({ ...common, valueOffsets, child: makeData({ type: struct, length: entries.length, nullCount: 0, children }) } as never)
     }
     default:
@@ -378,16 +391,10 @@ function listOf(value: unknown): ArrayLike<unknown> | undefined {
 function inferType(values: Iterable<unknown>): DataType {
   for (const value of values) {
     if (value === null || value === undefined) continue
-    switch (typeof value) {
-      case 'number':
-        return new Float64()
-      case 'bigint':
-        return new Int64()
-      case 'string':
-        return new Utf8()
-      case 'boolean':
-        return new Bool()
-    }
+    if (typeof value === 'number') return new Float64()
+    if (typeof value === 'bigint') return new Int64()
+    if (typeof value === 'string') return new Utf8()
+    if (typeof value === 'boolean') return new Bool()
     if (value instanceof Date) return new TimestampMillisecond()
     if (value instanceof Uint8Array) return new Binary()
     const inner = arrayType(value)
@@ -413,7 +420,6 @@ function fail(value: unknown, row: number, type: DataType): never {
   const text = typeof value === 'string' ? JSON.stringify(value) : typeof value === 'bigint' ? `${value}n` : String(value)
   throw new TypeError(`the value ${text.length > 60 ? `${text.slice(0, 60)}…` : text} in row ${row} does not fit ${type}`)
 }
-
 
 /** The Arrow type of a typed array; undefined for anything else. */
 export function arrayType(value: unknown): DataType | undefined {

@@ -1,4 +1,22 @@
-import { Bool, Dictionary, Field, FixedSizeList, Float32, Int8, Int32, Int64, RecordBatch, Schema, tableFromArrays, Timestamp, TimeUnit, Uint8, Utf8, Vector, vectorFromArray } from 'apache-arrow'
+import {
+  Bool,
+  Dictionary,
+  Field,
+  FixedSizeList,
+  Float32,
+  Int8,
+  Int32,
+  Int64,
+  RecordBatch,
+  Schema,
+  tableFromArrays,
+  Timestamp,
+  TimeUnit,
+  Uint8,
+  Utf8,
+  Vector,
+  vectorFromArray,
+} from 'apache-arrow'
 import { describe, expect, test } from 'vitest'
 import { type ColumnBatch, fromUserBatch, type Tensor, toRows, toUserBatch } from '../src/batch.ts'
 import { concat, emptyBatch, fromColumns } from '../src/block.ts'
@@ -26,8 +44,22 @@ describe('what a function gets', () => {
     new Field('name', new Utf8(), true),
     new Field('gap', new Int32(), true),
   ])
-  const values = [[1, 2, 3], [1n, 2n, 3n], [[1, 2], [3, 4], [5, 6]], ['a', 'b', 'c'], [1, null, 3]]
-  const batch = fromColumns(schema, schema.fields.map(({ type }, i) => dataFromValues(values[i] as unknown[], type)), 3)
+  const values = [
+    [1, 2, 3],
+    [1n, 2n, 3n],
+    [
+      [1, 2],
+      [3, 4],
+      [5, 6],
+    ],
+    ['a', 'b', 'c'],
+    [1, null, 3],
+  ]
+  const batch = fromColumns(
+    schema,
+    schema.fields.map(({ type }, i) => dataFromValues(values[i] as unknown[], type)),
+    3,
+  )
 
   test('numbers without nulls are typed arrays, and views of the block', () => {
     const { label, id } = columns(batch)
@@ -54,7 +86,10 @@ describe('what a function gets', () => {
 
 describe('what a function returns', () => {
   test('typed arrays keep their exact type', () => {
-    const batch = fromUserBatch({ a: Int8Array.of(1), b: Uint16Array.of(2), c: BigUint64Array.of(3n), d: Float32Array.of(4), e: Float16Array.of(1.5), f: Uint8ClampedArray.of(7) }, context)
+    const batch = fromUserBatch(
+      { a: Int8Array.of(1), b: Uint16Array.of(2), c: BigUint64Array.of(3n), d: Float32Array.of(4), e: Float16Array.of(1.5), f: Uint8ClampedArray.of(7) },
+      context,
+    )
     expect(typesOf(batch)).toEqual({ a: 'Int8', b: 'Uint16', c: 'Uint64', d: 'Float32', e: 'Float16', f: 'Uint8' })
     expect(toRows(batch)).toEqual([{ a: 1, b: 2, c: 3n, d: 4, e: 1.5, f: 7 }])
   })
@@ -77,9 +112,18 @@ describe('what a function returns', () => {
   })
   test('rows become columns; a column that keeps its name keeps its type', () => {
     const input = new Schema([new Field('label', new Int8(), true), new Field('at', new Timestamp(TimeUnit.MICROSECOND, 'UTC'), true)])
-    const batch = fromUserBatch([{ label: 1, at: 5n, extra: 1 }, { label: null, at: null, extra: 2 }], { what: 'map(f)', input })
+    const batch = fromUserBatch(
+      [
+        { label: 1, at: 5n, extra: 1 },
+        { label: null, at: null, extra: 2 },
+      ],
+      { what: 'map(f)', input },
+    )
     expect(typesOf(batch)).toEqual({ label: 'Int8', at: 'Timestamp<MICROSECOND, UTC>', extra: 'Float64' })
-    expect(toRows(batch)).toEqual([{ label: 1, at: 5n, extra: 1 }, { label: null, at: null, extra: 2 }])
+    expect(toRows(batch)).toEqual([
+      { label: 1, at: 5n, extra: 1 },
+      { label: null, at: null, extra: 2 },
+    ])
   })
   test('declared types win over inferred ones', () => {
     expect(typesOf(fromUserBatch({ x: [1, 2] }, { ...context, types: { x: new Int32() } }))).toEqual({ x: 'Int32' })
@@ -113,8 +157,16 @@ describe('a block on its way', () => {
   })
   test('keeps schemas with field metadata, and dictionaries', () => {
     const dictionary = vectorFromArray(['a', 'b', 'a'], new Dictionary(new Utf8(), new Int32()))
-    const schema = new Schema([new Field('d', dictionary.type, true, new Map([['k', 'v']])), new Field('b', new Bool(), true), new Field('f', new Float32(), false)])
-    const batch = fromColumns(schema, [dictionary.data[0] as never, dataFromValues([true, null, false], new Bool()), dataFromValues([1, 2, 3], new Float32())], 3)
+    const schema = new Schema([
+      new Field('d', dictionary.type, true, new Map([['k', 'v']])),
+      new Field('b', new Bool(), true),
+      new Field('f', new Float32(), false),
+    ])
+    const batch = fromColumns(
+      schema,
+      [dictionary.data[0] as never, dataFromValues([true, null, false], new Bool()), dataFromValues([1, 2, 3], new Float32())],
+      3,
+    )
     const result = unpackBlock(packBlock(concat([batch, batch])))
     expect(toRows(result)).toEqual([...toRows(batch), ...toRows(batch)])
     expect(result.schema.fields[0]?.metadata).toEqual(new Map([['k', 'v']]))

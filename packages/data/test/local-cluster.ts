@@ -53,7 +53,10 @@ export class LocalCluster implements Cluster {
       try {
         for (const handle of handles) if (!this.blocks.has(handle)) throw new Error('used after release')
         await Promise.race([this.gate(spec), cancelled.promise])
-        const [info, block] = worker === undefined ? await runTask(spec, ...(handles as PackedBlock[])) : ((await fromAsync(worker.run({ ...spec, stages: [] }, ...(handles as PackedBlock[])))) as never)
+        const [info, block] =
+          worker === undefined
+            ? await runTask(spec, ...(handles as PackedBlock[]))
+            : ((await fromAsync(worker.run({ ...spec, stages: [] }, ...(handles as PackedBlock[])))) as never)
         if (block !== undefined) this.blocks.add(block)
         return { info, block }
       } finally {

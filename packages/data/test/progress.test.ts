@@ -1,7 +1,12 @@
 import { expect, test } from 'vitest'
 import { ProgressLine } from '../src/progress.ts'
 
-const operators = (tasks: number) => ({ operators: [{ name: 'ReadParquet(1 file) → Map(f)', tasks, tasksTotal: 4, rows: tasks * 450 }, { name: 'MapBatches(C)', tasks, tasksTotal: undefined, rows: 0 }] })
+const operators = (tasks: number) => ({
+  operators: [
+    { name: 'ReadParquet(1 file) → Map(f)', tasks, tasksTotal: 4, rows: tasks * 450 },
+    { name: 'MapBatches(C)', tasks, tasksTotal: undefined, rows: 0 },
+  ],
+})
 
 function run(isTTY: boolean, ...times: number[]): string {
   let now = 0
@@ -17,7 +22,8 @@ function run(isTTY: boolean, ...times: number[]): string {
 
 test('a terminal sees one line that is rewritten, at most ten times a second, and its last state', () => {
   expect(run(true, 50, 120, 130)).toBe(
-    '\r\u001b[2K0.1 s  ReadParquet → Map 2/4 · 900 rows  |  MapBatches 2 · 0 rows' + '\r\u001b[2K0.1 s  ReadParquet → Map 3/4 · 1,350 rows  |  MapBatches 3 · 0 rows\n',
+    '\r\u001b[2K0.1 s  ReadParquet → Map 2/4 · 900 rows  |  MapBatches 2 · 0 rows' +
+      '\r\u001b[2K0.1 s  ReadParquet → Map 3/4 · 1,350 rows  |  MapBatches 3 · 0 rows\n',
   )
 })
 

@@ -18,7 +18,7 @@ export interface Delivery {
   readonly info: OutputInfo
   readonly offset: number
   readonly rows: number
-  done(): void
+  readonly done: () => void
 }
 
 export interface Progress {
@@ -77,11 +77,21 @@ class Execution {
     this.#cluster = cluster
     this.#onProgress = onProgress
     const specs = plan.operators.map((operator) => specOf(operator, cluster.cpus))
-    this.#state = new ExecutorState(specs, { bytesMax: STORE_SHARE * cluster.storeBytes, outputsMax: 4 * cluster.cpus + 4, tasksMax: 2 * cluster.cpus, ...budget })
+    this.#state = new ExecutorState(specs, {
+      bytesMax: STORE_SHARE * cluster.storeBytes,
+      outputsMax: 4 * cluster.cpus + 4,
+      tasksMax: 2 * cluster.cpus,
+      ...budget,
+    })
     this.#hosts = plan.operators.map((operator, op) =>
       operator.kind === 'limit' ? undefined : cluster.open(operator.name, operator.stages, operator.compute, (specs[op] as OperatorSpec).workers),
     )
-    this.#progress = plan.operators.map((operator) => ({ name: operator.name, tasks: 0, tasksTotal: operator.kind === 'source' ? operator.tasks.length : undefined, rows: 0 }))
+    this.#progress = plan.operators.map((operator) => ({
+      name: operator.name,
+      tasks: 0,
+      tasksTotal: operator.kind === 'source' ? operator.tasks.length : undefined,
+      rows: 0,
+    }))
   }
 
   async start(): Promise<void> {

@@ -41,7 +41,12 @@ export async function runtimeCluster(): Promise<Cluster> {
   }
 }
 
-function resourcesOf({ cpus, gpus, memory, resources }: Compute): { cpus?: number; gpus?: number; memory?: number; resources?: Readonly<Record<string, number>> } {
+function resourcesOf({ cpus, gpus, memory, resources }: Compute): {
+  cpus?: number
+  gpus?: number
+  memory?: number
+  resources?: Readonly<Record<string, number>>
+} {
   return {
     ...(cpus === undefined ? {} : { cpus }),
     ...(gpus === undefined ? {} : { gpus }),

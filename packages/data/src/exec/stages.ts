@@ -36,7 +36,11 @@ export interface BatchProcessor {
   [Symbol.dispose]?(): void
 }
 
-type Each = (batches: AsyncIterable<RecordBatch>, fn: (batch: RecordBatch) => RecordBatch | Promise<RecordBatch>, always?: boolean) => AsyncIterable<RecordBatch>
+type Each = (
+  batches: AsyncIterable<RecordBatch>,
+  fn: (batch: RecordBatch) => RecordBatch | Promise<RecordBatch>,
+  always?: boolean,
+) => AsyncIterable<RecordBatch>
 
 /** Stages whose classes have instances. */
 export class StageChain {
@@ -123,7 +127,11 @@ export class StageChain {
   }
 }
 
-async function callBatch(fn: AnyFunction, batch: RecordBatch, stage: { name: string; format: BatchFormat; types?: ColumnTypes | undefined }): Promise<RecordBatch> {
+async function callBatch(
+  fn: AnyFunction,
+  batch: RecordBatch,
+  stage: { name: string; format: BatchFormat; types?: ColumnTypes | undefined },
+): Promise<RecordBatch> {
   const result = await fn(toUserBatch(batch, stage.format))
   return fromUserBatch(result, { what: `mapBatches(${stage.name})`, input: batch.schema, types: stage.types })
 }
@@ -195,7 +203,8 @@ export function checkColumns(expected: Columns, found: Columns, where: string, r
     if (other !== type) throw new BeamlineError('SCHEMA_MISMATCH', { where, column: name, found: other, expected: type, reference })
   }
   for (const [name, type] of found) {
-    if (!expected.some(([candidate]) => candidate === name)) throw new BeamlineError('SCHEMA_MISMATCH', { where, column: name, found: type, expected: 'missing', reference })
+    if (!expected.some(([candidate]) => candidate === name))
+      throw new BeamlineError('SCHEMA_MISMATCH', { where, column: name, found: type, expected: 'missing', reference })
   }
 }
 

@@ -49,7 +49,7 @@ export type ExecutorEvent =
   | { readonly kind: 'stop' }
 
 export type Instruction =
-  | { readonly kind: 'run'; readonly op: number; readonly task: number; /** -1 outside a pool. */ readonly worker: number; readonly inputs: readonly Slice[] }
+  | { readonly kind: 'run'; readonly op: number; readonly task: number /** -1 outside a pool. */; readonly worker: number; readonly inputs: readonly Slice[] }
   | { readonly kind: 'cancel'; readonly op: number; readonly task: number }
   | { readonly kind: 'release'; readonly block: number }
   | { readonly kind: 'deliver'; readonly slice: Slice }
@@ -353,7 +353,8 @@ export class ExecutorState {
       for (const slice of operator.held.values()) use(slice)
       for (const { inputs } of operator.running.values()) inputs.forEach(use)
       if (operator.running.size > operator.spec.tasksMax) throw new Error('more tasks than the operator allows')
-      if (operator.spec.workers > 0 && operator.workerLoad.reduce((a, b) => a + b, 0) !== operator.running.size) throw new Error('worker load differs from running tasks')
+      if (operator.spec.workers > 0 && operator.workerLoad.reduce((a, b) => a + b, 0) !== operator.running.size)
+        throw new Error('worker load differs from running tasks')
     }
     this.#output.forEach(use)
     let bytes = 0

@@ -138,7 +138,10 @@ function subtreeEnd(elements: readonly ThriftStruct[], at: number): number {
 /** Base64 of one IPC schema message, in and out. */
 function narrowArrowSchema(base64: Uint8Array, columns: readonly string[]): Uint8Array {
   const { fields, metadata } = RecordBatchReader.from(Buffer.from(decoder.decode(base64), 'base64')).open().schema
-  const narrow = new Schema(fields.filter(({ name }) => columns.includes(name)), metadata)
+  const narrow = new Schema(
+    fields.filter(({ name }) => columns.includes(name)),
+    metadata,
+  )
   const stream = tableToIPC(new Table([emptyBatch(narrow)]), 'stream')
   const length = new DataView(stream.buffer, stream.byteOffset).getInt32(4, true)
   return new TextEncoder().encode(Buffer.from(stream.subarray(0, 8 + length)).toString('base64'))
@@ -148,7 +151,8 @@ function narrowArrowSchema(base64: Uint8Array, columns: readonly string[]): Uint
 function withoutIndexes(chunk: ThriftValue): ThriftValue {
   const fields = (chunk as ThriftStruct).filter(({ id }) => id < CHUNK.offsetIndexOffset || id > CHUNK.columnIndexLength)
   for (const field of fields) {
-    if (field.id === CHUNK.metadata) field.value = (field.value as ThriftStruct).filter(({ id }) => id !== COLUMN.bloomFilterOffset && id !== COLUMN.bloomFilterLength)
+    if (field.id === CHUNK.metadata)
+      field.value = (field.value as ThriftStruct).filter(({ id }) => id !== COLUMN.bloomFilterOffset && id !== COLUMN.bloomFilterLength)
   }
   return fields
 }

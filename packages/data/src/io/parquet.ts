@@ -129,7 +129,11 @@ function encode(batch: RecordBatch, options: ParquetWriteOptions, path: string):
     return wasm.writeParquet(wasm.Table.fromIPCStream(tableToIPC(new Table([batch]), 'stream')), builder.build())
   } catch (cause) {
     if (isTrap(cause)) discardInstance()
-    throw new BeamlineError('BATCH_INVALID', { what: path, reason: `Parquet cannot hold the block (${reasonOf(cause)})`, hint: `its columns are ${batch.schema}` }, { cause })
+    throw new BeamlineError(
+      'BATCH_INVALID',
+      { what: path, reason: `Parquet cannot hold the block (${reasonOf(cause)})`, hint: `its columns are ${batch.schema}` },
+      { cause },
+    )
   }
 }
 

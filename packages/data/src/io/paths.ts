@@ -21,7 +21,8 @@ export async function listFiles(paths: string | URL | readonly (string | URL)[],
     const path = given instanceof URL || given.startsWith('file:') ? fileURLToPath(given) : given
     const files = await filesOf(path, extension)
     if (files.length === 0) {
-      const hint = (await kindOf(path)) === 'directory' ? `the directory has no ${extension} files` : `paths are relative to the working directory ${process.cwd()}`
+      const hint =
+        (await kindOf(path)) === 'directory' ? `the directory has no ${extension} files` : `paths are relative to the working directory ${process.cwd()}`
       throw new BeamlineError('FILES_NOT_FOUND', { what, paths: path, hint })
     }
     for (const file of files) found.add(file)

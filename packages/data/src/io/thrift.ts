@@ -26,7 +26,13 @@ export interface ThriftList {
   items: ThriftValue[]
 }
 /** Integers are bigints; maps keep their raw entries. */
-export type ThriftValue = bigint | boolean | Uint8Array | ThriftStruct | ThriftList | { readonly types: number; readonly entries: readonly (readonly [ThriftValue, ThriftValue])[] }
+export type ThriftValue =
+  | bigint
+  | boolean
+  | Uint8Array
+  | ThriftStruct
+  | ThriftList
+  | { readonly types: number; readonly entries: readonly (readonly [ThriftValue, ThriftValue])[] }
 
 /** @throws a `RangeError` when the bytes end too early or hold an unknown type */
 export function decodeThrift(bytes: Uint8Array): ThriftStruct {

@@ -42,7 +42,12 @@ export interface Compute {
 }
 
 export type LogicalPlan =
-  | { readonly kind: 'readParquet'; readonly paths: readonly (string | URL)[]; readonly columns: readonly string[] | undefined; readonly limit: number | undefined }
+  | {
+      readonly kind: 'readParquet'
+      readonly paths: readonly (string | URL)[]
+      readonly columns: readonly string[] | undefined
+      readonly limit: number | undefined
+    }
   | { readonly kind: 'items'; readonly batch: RecordBatch; readonly blockRows: number }
   | { readonly kind: 'range'; readonly count: number; readonly blockRows: number }
   | { readonly kind: 'transform'; readonly input: LogicalPlan; readonly stages: readonly Stage[]; readonly compute: Compute }

@@ -17,7 +17,14 @@ export type SourceTask =
   | { readonly kind: 'items'; readonly from: number; readonly to: number; readonly rows: number; readonly bytes: number }
 
 export type PhysicalOperator =
-  | { readonly kind: 'source'; readonly name: string; readonly tasks: readonly SourceTask[]; readonly batch: RecordBatch | undefined; readonly stages: readonly Stage[]; readonly compute: Compute }
+  | {
+      readonly kind: 'source'
+      readonly name: string
+      readonly tasks: readonly SourceTask[]
+      readonly batch: RecordBatch | undefined
+      readonly stages: readonly Stage[]
+      readonly compute: Compute
+    }
   | { readonly kind: 'transform'; readonly name: string; readonly stages: readonly Stage[]; readonly compute: Compute; readonly batchRows: number | undefined }
   | { readonly kind: 'limit'; readonly name: string; readonly rows: number }
 
@@ -41,7 +48,10 @@ export async function planPhysical(plan: LogicalPlan, signal?: AbortSignal): Pro
       return planPhysical(plan.input, signal)
     case 'limit': {
       const { operators, rows } = await planPhysical(plan.input, signal)
-      return { operators: [...operators, { kind: 'limit', name: `Limit(${plan.rows})`, rows: plan.rows }], rows: rows === undefined ? undefined : Math.min(rows, plan.rows) }
+      return {
+        operators: [...operators, { kind: 'limit', name: `Limit(${plan.rows})`, rows: plan.rows }],
+        rows: rows === undefined ? undefined : Math.min(rows, plan.rows),
+      }
     }
     case 'transform': {
       const input = await planPhysical(plan.input, signal)
@@ -51,7 +61,13 @@ export async function planPhysical(plan: LogicalPlan, signal?: AbortSignal): Pro
         const fused = { ...last, name: `${last.name} → ${nameOf(plan.stages)}`, stages: [...last.stages, ...plan.stages] }
         return { operators: [...input.operators.slice(0, -1), fused], rows }
       }
-      const operator: PhysicalOperator = { kind: 'transform', name: nameOf(plan.stages), stages: plan.stages, compute: plan.compute, batchRows: batchRowsOf(plan.stages) }
+      const operator: PhysicalOperator = {
+        kind: 'transform',
+        name: nameOf(plan.stages),
+        stages: plan.stages,
+        compute: plan.compute,
+        batchRows: batchRowsOf(plan.stages),
+      }
       return { operators: [...input.operators, operator], rows }
     }
     case 'range': {
@@ -64,7 +80,10 @@ export async function planPhysical(plan: LogicalPlan, signal?: AbortSignal): Pro
     }
     case 'readParquet': {
       const footers = await footersOf(plan, signal)
-      const tasks = limited(footers.flatMap((footer) => partsOf(footer, plan.columns)), plan.limit)
+      const tasks = limited(
+        footers.flatMap((footer) => partsOf(footer, plan.columns)),
+        plan.limit,
+      )
       const columns = plan.columns === undefined ? '' : `, columns: ${plan.columns.join(', ')}`
       const limit = plan.limit === undefined ? '' : `, limit: ${plan.limit}`
       return source(`ReadParquet(${footers.length} ${footers.length === 1 ? 'file' : 'files'}${columns}${limit})`, tasks, undefined)
@@ -97,11 +116,16 @@ function source(name: string, tasks: readonly SourceTask[], batch: RecordBatch |
 }
 
 /** Steps that any worker may run join the tasks of the operator before them, unless they need batches filled across blocks. */
-function fusesIntoTasks(last: PhysicalOperator, plan: { stages: readonly Stage[]; compute: Compute }): last is Extract<PhysicalOperator, { kind: 'source' | 'transform' }> {
+function fusesIntoTasks(
+  last: PhysicalOperator,
+  plan: { stages: readonly Stage[]; compute: Compute },
+): last is Extract<PhysicalOperator, { kind: 'source' | 'transform' }> {
   if (last.kind === 'limit' || last.compute.kind !== 'tasks' || plan.compute.kind !== 'tasks') return false
   const writes = plan.stages.every((stage) => stage.kind === 'write')
   if (writes) return true
-  return last.kind === 'source' && last.stages.length === 0 && JSON.stringify(plan.compute) === JSON.stringify(ANY_WORKER) && batchRowsOf(plan.stages) === undefined
+  return (
+    last.kind === 'source' && last.stages.length === 0 && JSON.stringify(plan.compute) === JSON.stringify(ANY_WORKER) && batchRowsOf(plan.stages) === undefined
+  )
 }
 
 /** The batch size that the executor must honour: that of the first sized step, if the rows arrive there as they come in. */

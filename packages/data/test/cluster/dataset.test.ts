@@ -1,7 +1,7 @@
 /**
  * Datasets on real worker processes.
  */
-import { mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -30,17 +30,31 @@ describe('transforming', () => {
     const ds = Dataset.range(10_000)
       .map(({ id }) => ({ id, square: Number(id) ** 2 }))
       .filter(({ id }) => id % 1000n === 7n)
-    expect(await ds.take(3)).toEqual([{ id: 7n, square: 49 }, { id: 1007n, square: 1007 ** 2 }, { id: 2007n, square: 2007 ** 2 }])
+    expect(await ds.take(3)).toEqual([
+      { id: 7n, square: 49 },
+      { id: 1007n, square: 1007 ** 2 },
+      { id: 2007n, square: 2007 ** 2 },
+    ])
     expect(await ds.count()).toBe(10)
   })
 
   test('columns keep their exact types through filter and row functions', async () => {
-    const schema = await Dataset.readParquet(digits).filter((row) => row.label === 3).map((row) => ({ ...row, extra: 'x' })).schema()
-    expect(schema.fields.map(({ name, type }) => [name, String(type)])).toEqual([['id', 'Int32'], ['image', 'FixedSizeList[64]<Uint8>'], ['label', 'Int8'], ['extra', 'Utf8']])
+    const schema = await Dataset.readParquet(digits)
+      .filter((row) => row.label === 3)
+      .map((row) => ({ ...row, extra: 'x' }))
+      .schema()
+    expect(schema.fields.map(({ name, type }) => [name, String(type)])).toEqual([
+      ['id', 'Int32'],
+      ['image', 'FixedSizeList[64]<Uint8>'],
+      ['label', 'Int8'],
+      ['extra', 'Utf8'],
+    ])
   })
 
   test('mapBatches gets batches of exactly the size it asked for, across blocks', async () => {
-    const sizes = Dataset.readParquet(digits, { columns: ['label'] }).mapBatches(({ label }: { label: Int8Array }) => ({ size: Int32Array.of(label.length) }), { batchSize: 400 })
+    const sizes = Dataset.readParquet(digits, { columns: ['label'] }).mapBatches(({ label }: { label: Int8Array }) => ({ size: Int32Array.of(label.length) }), {
+      batchSize: 400,
+    })
     expect((await sizes.take(100)).map(({ size }) => size)).toEqual([400, 400, 400, 400, 197])
   })
 
@@ -64,7 +78,9 @@ describe('transforming', () => {
         await writeFile(`${this.#log}-disposed-${process.pid}`, '', { flag: 'wx' })
       }
     }
-    const rows = await Dataset.range(4_000).mapBatches(Tagger, { constructorArgs: [log], concurrency: 2, batchSize: 100 }).take(4_000)
+    const rows = await Dataset.range(4_000)
+      .mapBatches(Tagger, { constructorArgs: [log], concurrency: 2, batchSize: 100 })
+      .take(4_000)
     const pids = new Set(rows.map(({ pid }) => pid))
     expect(pids.size).toBe(2)
     expect(pids.has(process.pid)).toBe(false)
@@ -76,7 +92,9 @@ describe('transforming', () => {
   test('tensors come and go as flat arrays with a shape', async () => {
     const halves = Dataset.readParquet(digits, { columns: ['image'] }).mapBatches(({ image }: { image: Tensor<Uint8Array> }) => {
       const [rows = 0] = image.shape
-      return { top: { data: Float32Array.from({ length: rows * 32 }, (_, i) => (image.data[Math.floor(i / 32) * 64 + (i % 32)] as number) / 16), shape: [rows, 4, 8] } }
+      return {
+        top: { data: Float32Array.from({ length: rows * 32 }, (_, i) => (image.data[Math.floor(i / 32) * 64 + (i % 32)] as number) / 16), shape: [rows, 4, 8] },
+      }
     })
     const [row] = await halves.take(1)
     const [original] = await Dataset.readParquet(digits).take(1)
@@ -88,9 +106,13 @@ describe('transforming', () => {
   })
 
   test('batches as rows and as Arrow', async () => {
-    const rows = await Dataset.range(3).mapBatches((batch: { id: bigint }[]) => batch.map(({ id }) => ({ id: id + 1n })), { batchFormat: 'rows' }).take()
+    const rows = await Dataset.range(3)
+      .mapBatches((batch: { id: bigint }[]) => batch.map(({ id }) => ({ id: id + 1n })), { batchFormat: 'rows' })
+      .take()
     expect(rows).toEqual([{ id: 1n }, { id: 2n }, { id: 3n }])
-    const same = await Dataset.range(3).mapBatches((batch) => batch, { batchFormat: 'arrow' }).take()
+    const same = await Dataset.range(3)
+      .mapBatches((batch) => batch, { batchFormat: 'arrow' })
+      .take()
     expect(same).toEqual([{ id: 0n }, { id: 1n }, { id: 2n }])
   })
 })
@@ -112,7 +134,10 @@ describe('consuming', () => {
       { text: 'ä', flag: true, when: new Date(5), bytes: Uint8Array.of(1, 2), list: [1, 2], nested: { a: 1n }, none: null },
       { text: null, flag: false, when: null, bytes: null, list: [], nested: null, none: null },
     ]
-    expect(await Dataset.fromItems(items).take()).toEqual([{ ...items[0], list: Float64Array.of(1, 2) }, { ...items[1], list: new Float64Array(0) }])
+    expect(await Dataset.fromItems(items).take()).toEqual([
+      { ...items[0], list: Float64Array.of(1, 2) },
+      { ...items[1], list: new Float64Array(0) },
+    ])
     expect(await Dataset.fromItems(['a', 'b']).take()).toEqual([{ item: 'a' }, { item: 'b' }])
     expect(await Dataset.fromItems([]).take()).toEqual([])
   })
@@ -120,7 +145,11 @@ describe('consuming', () => {
   test('counting a file starts no task, counting after a filter does', async () => {
     expect(await Dataset.readParquet(digits).select('label').count()).toBe(1797)
     expect(await Dataset.readParquet(digits).limit(1000).count()).toBe(1000)
-    expect(await Dataset.readParquet(digits).filter((row) => row.label === 0).count()).toBe(178)
+    expect(
+      await Dataset.readParquet(digits)
+        .filter((row) => row.label === 0)
+        .count(),
+    ).toBe(178)
   })
 
   test('an abort ends the run with the reason of the signal', async () => {
@@ -157,7 +186,10 @@ describe('failing', () => {
 
   test('a value that does not fit the type of its column is refused, and a declared type lifts that', async () => {
     const labels = Dataset.readParquet<{ label: number }>(digits, { columns: ['label'] })
-    const error = await labels.map(({ label }) => ({ label: label / 4 })).take(5).catch((e: unknown) => e)
+    const error = await labels
+      .map(({ label }) => ({ label: label / 4 }))
+      .take(5)
+      .catch((e: unknown) => e)
     expect(String((error as Error).message)).toMatch(/column "label": the value 0\.25 in row 1 does not fit Int8/)
     const quarters = await labels.map(({ label }) => ({ label: label / 4 }), { types: { label: new Float32() } }).take(2)
     expect(quarters).toEqual([{ label: 0 }, { label: 0.25 }])
@@ -171,13 +203,83 @@ describe('failing', () => {
 
   test('a damaged row group names the file, and the cluster works on', async () => {
     const path = join(folder, 'damaged.parquet')
-    const { readFile } = await import('node:fs/promises')
     const bytes = await readFile(digits)
     bytes.fill(0x5a, 200, 4_000)
     await writeFile(path, bytes)
-    const error = await Dataset.readParquet(path).take(1).catch((e: unknown) => e)
+    const error = await Dataset.readParquet(path)
+      .take(1)
+      .catch((e: unknown) => e)
     expect(String((error as Error).message)).toContain(`${path} (row group 0) cannot be read`)
     expect(await Dataset.readParquet(digits).take(1)).toHaveLength(1)
+  })
+})
+
+describe('losing workers', () => {
+  const killOnce = async (marker: string): Promise<void> => {
+    const { writeFile } = await import('node:fs/promises')
+    const first = await writeFile(marker, '', { flag: 'wx' }).then(
+      () => true,
+      () => false,
+    )
+    if (first) process.kill(process.pid, 'SIGKILL')
+  }
+
+  test('a task whose worker is killed runs again: every row is written exactly once', async () => {
+    const marker = join(folder, 'killed-task')
+    const out = join(folder, 'after-task-kill')
+    const { rows } = await Dataset.range(4_000)
+      .mapBatches(async ({ id }: { id: BigInt64Array }) => {
+        if (id.includes(2_500n)) await killOnce(marker)
+        return { id }
+      })
+      .writeParquet(out)
+    expect(rows).toBe(4_000)
+    expect((await Dataset.readParquet<{ id: bigint }>(out).take(5_000)).map(({ id }) => id)).toEqual(Array.from({ length: 4_000 }, (_, i) => BigInt(i)))
+    expect((await readdir(folder)).includes('killed-task')).toBe(true)
+  })
+
+  test('a worker of a pool that is killed is replaced, with a new instance: every row comes out once', async () => {
+    const marker = join(folder, 'killed-worker')
+    class Fragile {
+      async call({ id }: { id: BigInt64Array }) {
+        if (id.includes(2_500n)) await killOnce(marker)
+        return { id }
+      }
+    }
+    const rows = await Dataset.range(4_000).mapBatches(Fragile, { concurrency: 2, batchSize: 500 }).take(5_000)
+    expect(rows.map(({ id }) => id)).toEqual(Array.from({ length: 4_000 }, (_, i) => BigInt(i)))
+    expect((await readdir(folder)).includes('killed-worker')).toBe(true)
+  })
+})
+
+describe('leaving early', () => {
+  test('breaking out of iterBatches stops the pool and starts no further batch', async () => {
+    const log = join(folder, 'early')
+    await mkdir(log)
+    class Slow {
+      async call({ id }: { id: BigInt64Array }) {
+        await writeFile(join(log, String(id[0])), '')
+        if (id[0] !== 0n) await new Promise(() => {})
+        return { id }
+      }
+      async [Symbol.asyncDispose](): Promise<void> {
+        await writeFile(join(log, `disposed-${process.pid}`), '')
+      }
+    }
+    for await (const { id } of Dataset.range(1_000).mapBatches(Slow, { concurrency: 1, batchSize: 10 }).iterBatches({ batchSize: 10 })) {
+      expect((id as BigInt64Array)[9]).toBe(9n)
+      break
+    }
+    const files = await readdir(log)
+    expect(files.filter((name) => name.startsWith('disposed'))).toHaveLength(1)
+    expect(files.filter((name) => !name.startsWith('disposed')).length).toBeLessThanOrEqual(3)
+    // Its worker is free again.
+    expect(await Dataset.range(5).count()).toBe(5)
+    expect(
+      await Dataset.range(5)
+        .filter(() => true)
+        .count(),
+    ).toBe(5)
   })
 })
 
@@ -212,10 +314,18 @@ describe('writing', () => {
 
   test('no rows give one file that keeps the schema; blocks without rows give none', async () => {
     const none = join(folder, 'none')
-    const { files } = await Dataset.readParquet(digits).filter(() => false).writeParquet(none)
+    const { files } = await Dataset.readParquet(digits)
+      .filter(() => false)
+      .writeParquet(none)
     expect(files).toMatchObject([{ rows: 0 }])
     expect(String(await Dataset.readParquet(none).schema())).toBe(String(await Dataset.readParquet(digits).schema()))
     const some = join(folder, 'some')
-    expect((await Dataset.range(4_000).filter(({ id }) => id >= 3_990n).writeParquet(some)).files).toMatchObject([{ rows: 10 }])
+    expect(
+      (
+        await Dataset.range(4_000)
+          .filter(({ id }) => id >= 3_990n)
+          .writeParquet(some)
+      ).files,
+    ).toMatchObject([{ rows: 10 }])
   })
 })

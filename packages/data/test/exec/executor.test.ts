@@ -9,7 +9,12 @@ import { LocalCluster } from '../local-cluster.ts'
 const digits = fileURLToPath(new URL('../../../../examples/data/digits.parquet', import.meta.url))
 const read: LogicalPlan = { kind: 'readParquet', paths: [digits], columns: ['label'], limit: undefined }
 const filter = (fn: (row: never) => unknown): Stage => ({ kind: 'filter', name: 'test', fn })
-const filtered = (fn: (row: never) => unknown): LogicalPlan => ({ kind: 'transform', input: read, stages: [filter(fn)], compute: { ...ANY_WORKER, concurrency: 2 } })
+const filtered = (fn: (row: never) => unknown): LogicalPlan => ({
+  kind: 'transform',
+  input: read,
+  stages: [filter(fn)],
+  compute: { ...ANY_WORKER, concurrency: 2 },
+})
 
 const nothingLeft = (cluster: LocalCluster): void =>
   expect({ blocks: cluster.blocks.size, running: cluster.running, hosts: cluster.openHosts }).toEqual({ blocks: 0, running: 0, hosts: 0 })
@@ -28,7 +33,12 @@ describe('an execution', () => {
           })
     const rows: number[] = []
     for await (const { block, offset, rows: count, done } of execute(await planPhysical(filtered(() => true)), cluster)) {
-      rows.push(...((await cluster.read(block as object)).getChildAt(0)?.slice(offset, offset + count).toArray() as Int8Array))
+      rows.push(
+        ...((await cluster.read(block as object))
+          .getChildAt(0)
+          ?.slice(offset, offset + count)
+          .toArray() as Int8Array),
+      )
       done()
     }
     expect(rows).toHaveLength(1797)

@@ -1,7 +1,16 @@
 import { describe, expect, test } from 'vitest'
 import { type Budget, type ExecutorEvent, ExecutorState, type Instruction, type OperatorSpec } from '../../src/exec/state.ts'
 
-const source = (tasks: number, extra: Partial<OperatorSpec> = {}): OperatorSpec => ({ kind: 'source', tasks, tasksMax: 4, workers: 0, batchRows: undefined, rows: 0, outputBytes: 10, ...extra })
+const source = (tasks: number, extra: Partial<OperatorSpec> = {}): OperatorSpec => ({
+  kind: 'source',
+  tasks,
+  tasksMax: 4,
+  workers: 0,
+  batchRows: undefined,
+  rows: 0,
+  outputBytes: 10,
+  ...extra,
+})
 const transform = (extra: Partial<OperatorSpec> = {}): OperatorSpec => ({ ...source(0), kind: 'transform', ...extra })
 const limit = (rows: number): OperatorSpec => ({ ...source(0), kind: 'limit', rows })
 const roomy: Budget = { bytesMax: 1e9, outputsMax: 100, tasksMax: 100 }
@@ -69,9 +78,23 @@ describe('the streaming executor', () => {
     send({ kind: 'start' })
     send({ kind: 'pull' })
     expect(send(finished(0, 0, 1))).toEqual([])
-    expect(send(finished(0, 1, 2))).toEqual([run(1, 0, [[1, 0, 5], [2, 0, 3]])])
-    expect(send(finished(0, 2, 3))).toEqual([run(1, 1, [[2, 3, 2], [3, 0, 5]]), { kind: 'retire', op: 0 }])
-    expect(send(finished(1, 0, 10))).toEqual([{ kind: 'release', block: 1 }, { kind: 'deliver', slice: { block: 10, offset: 0, rows: 5 } }])
+    expect(send(finished(0, 1, 2))).toEqual([
+      run(1, 0, [
+        [1, 0, 5],
+        [2, 0, 3],
+      ]),
+    ])
+    expect(send(finished(0, 2, 3))).toEqual([
+      run(1, 1, [
+        [2, 3, 2],
+        [3, 0, 5],
+      ]),
+      { kind: 'retire', op: 0 },
+    ])
+    expect(send(finished(1, 0, 10))).toEqual([
+      { kind: 'release', block: 1 },
+      { kind: 'deliver', slice: { block: 10, offset: 0, rows: 5 } },
+    ])
   })
 
   test('spreads tasks over the workers of a pool', () => {
@@ -122,7 +145,11 @@ describe('the streaming executor', () => {
     send({ kind: 'pull' })
     send(finished(0, 0, 1))
     send(finished(0, 1, 2))
-    expect(send({ kind: 'stop' })).toEqual([{ kind: 'cancel', op: 0, task: 2 }, { kind: 'retire', op: 0 }, { kind: 'release', block: 2 }])
+    expect(send({ kind: 'stop' })).toEqual([
+      { kind: 'cancel', op: 0, task: 2 },
+      { kind: 'retire', op: 0 },
+      { kind: 'release', block: 2 },
+    ])
     expect(send({ kind: 'consumed', block: 1 })).toEqual([{ kind: 'release', block: 1 }])
     expect(state.heldBytes).toBe(0)
   })

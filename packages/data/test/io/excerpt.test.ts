@@ -46,8 +46,14 @@ describe('an excerpt', () => {
   })
 
   test('of a row group that is not there, or of what is no Parquet file, is refused', async () => {
-    await expect(readParquetPart({ path: digits, rowGroups: [9] })).rejects.toMatchObject({ code: 'FILE_UNREADABLE', details: { part: 'row group 9', reason: 'it has 4 row groups, no number 9' } })
-    await expect(readParquetPart({ path: fileURLToPath(import.meta.url), rowGroups: [0] })).rejects.toMatchObject({ code: 'FILE_UNREADABLE', details: { reason: /PAR1/ } })
+    await expect(readParquetPart({ path: digits, rowGroups: [9] })).rejects.toMatchObject({
+      code: 'FILE_UNREADABLE',
+      details: { part: 'row group 9', reason: 'it has 4 row groups, no number 9' },
+    })
+    await expect(readParquetPart({ path: fileURLToPath(import.meta.url), rowGroups: [0] })).rejects.toMatchObject({
+      code: 'FILE_UNREADABLE',
+      details: { reason: /PAR1/ },
+    })
   })
 })
 

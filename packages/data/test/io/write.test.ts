@@ -5,7 +5,23 @@ import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { DuckDBInstance } from '@duckdb/node-api'
-import { Bool, Field, FixedSizeList, Float32, Float64, Int8, Int32, Int64, List, type RecordBatch, Schema, Timestamp, TimeUnit, Uint8, Utf8 } from 'apache-arrow'
+import {
+  Bool,
+  Field,
+  FixedSizeList,
+  Float32,
+  Float64,
+  Int8,
+  Int32,
+  Int64,
+  List,
+  type RecordBatch,
+  Schema,
+  Timestamp,
+  TimeUnit,
+  Uint8,
+  Utf8,
+} from 'apache-arrow'
 import { asyncBufferFromFile, parquetReadObjects } from 'hyparquet'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { toRows } from '../../src/batch.ts'
@@ -49,7 +65,16 @@ const rows = Array.from({ length: 1_000 }, (_, i) => ({
 }))
 
 function block(): RecordBatch {
-  return fromColumns(schema, schema.fields.map(({ name, type }) => dataFromValues(rows.map((row) => row[name as keyof typeof row]), type)), rows.length)
+  return fromColumns(
+    schema,
+    schema.fields.map(({ name, type }) =>
+      dataFromValues(
+        rows.map((row) => row[name as keyof typeof row]),
+        type,
+      ),
+    ),
+    rows.length,
+  )
 }
 
 describe('a written file', () => {

@@ -17,12 +17,24 @@ const read: LogicalPlan = { kind: 'readParquet', paths: [digits], columns: undef
 const map: Stage = { kind: 'map', name: 'm', fn: (row) => row }
 const filter: Stage = { kind: 'filter', name: 'f', fn: () => true }
 const select = (...columns: string[]): Stage => ({ kind: 'select', columns })
-const batches = (batchSize?: number): Stage => ({ kind: 'mapBatches', name: 'b', fn: (batch) => batch, isClass: false, constructorArgs: [], batchSize, format: 'columns' })
+const batches = (batchSize?: number): Stage => ({
+  kind: 'mapBatches',
+  name: 'b',
+  fn: (batch) => batch,
+  isClass: false,
+  constructorArgs: [],
+  batchSize,
+  format: 'columns',
+})
 const over = (input: LogicalPlan, stage: Stage, compute: Compute = ANY_WORKER): LogicalPlan => ({ kind: 'transform', input, stages: [stage], compute })
 const limit = (input: LogicalPlan, rows: number): LogicalPlan => ({ kind: 'limit', input, rows })
 const count = (input: LogicalPlan): LogicalPlan => ({ kind: 'count', input })
 const pool: Compute = { ...ANY_WORKER, kind: 'pool', concurrency: 2 }
-const optimized = (plan: LogicalPlan): string[] => explainLogical(optimize(plan)).replaceAll(digits, 'digits').split('\n').map((line) => line.trim())
+const optimized = (plan: LogicalPlan): string[] =>
+  explainLogical(optimize(plan))
+    .replaceAll(digits, 'digits')
+    .split('\n')
+    .map((line) => line.trim())
 
 describe('rules', () => {
   test('a selection after reading is read, and nothing else is', () => {
@@ -77,7 +89,11 @@ describe('planning from footers', () => {
     expect(await countRows(optimize(count(over(read, map))))).toBe(1797)
     expect(await countRows(optimize(count(limit(read, 10))))).toBe(10)
     expect(await countRows(optimize(count(over(read, filter))))).toBeUndefined()
-    expect((await planSchema(read))?.fields.map(({ name, type }) => [name, String(type)])).toEqual([['id', 'Int32'], ['image', 'FixedSizeList[64]<Uint8>'], ['label', 'Int8']])
+    expect((await planSchema(read))?.fields.map(({ name, type }) => [name, String(type)])).toEqual([
+      ['id', 'Int32'],
+      ['image', 'FixedSizeList[64]<Uint8>'],
+      ['label', 'Int8'],
+    ])
   })
 
   test('a limit plans only the row groups that hold its rows', async () => {
@@ -97,12 +113,17 @@ describe('planning from footers', () => {
     const one = await write('one.parquet', [new Field('x', new Utf8(), true)], ['a'])
     const two = await write('two.parquet', [new Field('x', new Utf8(), true), new Field('y', new Utf8(), true)], ['a'])
     await expect(planPhysical({ ...read, paths: [two, one] } as LogicalPlan)).rejects.toMatchObject({ details: { where: one, column: 'y', found: 'missing' } })
-    await expect(planPhysical({ ...read, paths: [one, two] } as LogicalPlan)).rejects.toMatchObject({ details: { where: two, column: 'y', expected: 'missing' } })
+    await expect(planPhysical({ ...read, paths: [one, two] } as LogicalPlan)).rejects.toMatchObject({
+      details: { where: two, column: 'y', expected: 'missing' },
+    })
     expect((await planPhysical({ ...read, paths: [one, two], columns: ['x'] } as LogicalPlan)).rows).toBe(2)
   })
 
   test('a column that does not exist, a path without files, and what is no Parquet file are refused', async () => {
-    await expect(planPhysical({ ...read, columns: ['lable'] } as LogicalPlan)).rejects.toMatchObject({ code: 'COLUMN_NOT_FOUND', details: { column: 'lable', columns: 'id, image, label' } })
+    await expect(planPhysical({ ...read, columns: ['lable'] } as LogicalPlan)).rejects.toMatchObject({
+      code: 'COLUMN_NOT_FOUND',
+      details: { column: 'lable', columns: 'id, image, label' },
+    })
     await expect(planPhysical({ ...read, paths: [join(folder, 'none*.parquet')] } as LogicalPlan)).rejects.toMatchObject({ code: 'FILES_NOT_FOUND' })
     await expect(planPhysical({ ...read, paths: [fileURLToPath(import.meta.url)] } as LogicalPlan)).rejects.toMatchObject({ code: 'FILE_UNREADABLE' })
   })
@@ -110,6 +131,9 @@ describe('planning from footers', () => {
   test('directories and globs give their files sorted, hidden ones left out', async () => {
     for (const name of ['p2.parquet', 'p1.parquet', '_p0.parquet', '.p3.parquet']) await write(name, [new Field('x', new Int32(), true)], [1])
     const plan = await planPhysical({ ...read, paths: [join(folder, 'p*.parquet')] } as LogicalPlan)
-    expect(plan.operators[0]?.kind === 'source' && plan.operators[0].tasks.map((task) => task.kind === 'parquet' && task.part.path)).toEqual([join(folder, 'p1.parquet'), join(folder, 'p2.parquet')])
+    expect(plan.operators[0]?.kind === 'source' && plan.operators[0].tasks.map((task) => task.kind === 'parquet' && task.part.path)).toEqual([
+      join(folder, 'p1.parquet'),
+      join(folder, 'p2.parquet'),
+    ])
   })
 })

@@ -54,24 +54,48 @@ const TYPES: readonly (readonly [DataType, fc.Arbitrary<unknown>])[] = [
   [new DateDay(), fc.integer({ min: -50_000, max: 50_000 }).map((day) => new Date(day * 86_400_000))],
   [new TimestampMillisecond(), fc.date({ noInvalidDate: true })],
   [new TimestampMicrosecond('UTC'), fc.bigInt({ min: -(2n ** 60n), max: 2n ** 60n })],
-  [new Decimal(2, 20, 128), fc.bigInt({ min: -(10n ** 18n), max: 10n ** 18n }).map((n) => `${n < 0n ? '-' : ''}${String(n < 0n ? -n : n).padStart(3, '0').replace(/(..)$/, '.$1')}`).filter((text) => text !== '-0.00')],
+  [
+    new Decimal(2, 20, 128),
+    fc
+      .bigInt({ min: -(10n ** 18n), max: 10n ** 18n })
+      .map(
+        (n) =>
+          `${n < 0n ? '-' : ''}${String(n < 0n ? -n : n)
+            .padStart(3, '0')
+            .replace(/(..)$/, '.$1')}`,
+      )
+      .filter((text) => text !== '-0.00'),
+  ],
   [new List(item(new Utf8())), fc.array(fc.option(fc.string({ maxLength: 4 })), { maxLength: 4 })],
   [new FixedSizeList(4, item(new Uint8())), bytes({ minLength: 4, maxLength: 4 })],
-  [new Struct([new Field('a', new Int32(), true), new Field('b', new Utf8(), true)]), fc.record({ a: fc.option(int(32)), b: fc.option(fc.string({ maxLength: 4 })) })],
+  [
+    new Struct([new Field('a', new Int32(), true), new Field('b', new Utf8(), true)]),
+    fc.record({ a: fc.option(int(32)), b: fc.option(fc.string({ maxLength: 4 })) }),
+  ],
 ]
 
 type Rows = Record<string, unknown>[]
 
-const table: fc.Arbitrary<{ types: DataType[]; rows: Rows }> = fc
-  .uniqueArray(fc.nat(TYPES.length - 1), { minLength: 1, maxLength: 5 })
-  .chain((picked) => {
-    const row = Object.fromEntries(picked.map((index, i) => [`c${i}`, fc.option((TYPES[index] as (typeof TYPES)[number])[1], { freq: 4 })]))
-    return fc.record({ types: fc.constant(picked.map((index) => (TYPES[index] as (typeof TYPES)[number])[0])), rows: fc.array(fc.record(row) as fc.Arbitrary<Record<string, unknown>>, { maxLength: 40 }) })
+const table: fc.Arbitrary<{ types: DataType[]; rows: Rows }> = fc.uniqueArray(fc.nat(TYPES.length - 1), { minLength: 1, maxLength: 5 }).chain((picked) => {
+  const row = Object.fromEntries(picked.map((index, i) => [`c${i}`, fc.option((TYPES[index] as (typeof TYPES)[number])[1], { freq: 4 })]))
+  return fc.record({
+    types: fc.constant(picked.map((index) => (TYPES[index] as (typeof TYPES)[number])[0])),
+    rows: fc.array(fc.record(row) as fc.Arbitrary<Record<string, unknown>>, { maxLength: 40 }),
   })
+})
 
 function blockOf({ types, rows }: { types: DataType[]; rows: Rows }): RecordBatch {
   const schema = new Schema(types.map((type, i) => new Field(`c${i}`, type, true)))
-  return fromColumns(schema, types.map((type, i) => dataFromValues(rows.map((row) => row[`c${i}`]), type)), rows.length)
+  return fromColumns(
+    schema,
+    types.map((type, i) =>
+      dataFromValues(
+        rows.map((row) => row[`c${i}`]),
+        type,
+      ),
+    ),
+    rows.length,
+  )
 }
 
 const rowsOf = (batch: RecordBatch): Rows => toRows(batch)

@@ -9,7 +9,9 @@ import { ExecutorState, type Instruction, type OperatorSpec, type Slice } from '
 const spec: OperatorSpec = { kind: 'transform', tasks: 0, tasksMax: 4, workers: 0, batchRows: undefined, rows: 0, outputBytes: 1 }
 
 const operator = fc.oneof(
-  fc.record({ tasksMax: fc.integer({ min: 1, max: 4 }), batchRows: fc.option(fc.integer({ min: 1, max: 12 }), { nil: undefined }), workers: fc.nat(2) }).map((extra) => ({ ...spec, ...extra })),
+  fc
+    .record({ tasksMax: fc.integer({ min: 1, max: 4 }), batchRows: fc.option(fc.integer({ min: 1, max: 12 }), { nil: undefined }), workers: fc.nat(2) })
+    .map((extra) => ({ ...spec, ...extra })),
   fc.nat(40).map((rows) => ({ ...spec, kind: 'limit' as const, rows })),
 )
 
@@ -69,6 +71,9 @@ test('every row comes out once and in order, within budget, and nothing is left 
             case 'fail':
               expect(outcome).toBeUndefined()
               outcome = instruction.kind
+              break
+            case 'retire':
+              break
           }
         }
         state.checkInvariants()
@@ -102,7 +107,10 @@ test('every row comes out once and in order, within budget, and nothing is left 
       }
       for (const block of holding.splice(0)) send({ kind: 'consumed', block })
 
-      const wanted = Math.min(...operators.filter(({ kind }) => kind === 'limit').map(({ rows }) => rows), blocks.reduce((a, b) => a + b, 0))
+      const wanted = Math.min(
+        ...operators.filter(({ kind }) => kind === 'limit').map(({ rows }) => rows),
+        blocks.reduce((a, b) => a + b, 0),
+      )
       if (outcome === 'end') expect(seen).toEqual(Array.from({ length: wanted }, (_, i) => i))
       else expect(seen).toEqual(Array.from({ length: seen.length }, (_, i) => i))
       expect({ blocks: contents.size, running: running.size, bytes: state.heldBytes }).toEqual({ blocks: 0, running: 0, bytes: 0 })
