@@ -70,6 +70,8 @@ class HandleTarget {
   readonly held: HeldHandle
   readonly #client: ActorClient
   readonly #methods = new Map<string, ActorMethod<unknown[], unknown>>()
+  /** A method that somebody took from the handle keeps it, and so the actor. */
+  handle: object | undefined = undefined
 
   constructor(held: HeldHandle, client: ActorClient) {
     this.held = held
@@ -140,6 +142,7 @@ export function makeHandle(held: HeldHandle, client?: ActorClient): object {
     },
   })
   targets.set(handle, target)
+  target.handle = handle
   if (held.lifetime) {
     held.lifetime.hold()
     released.register(handle, held.lifetime)

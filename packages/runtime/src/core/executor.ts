@@ -69,6 +69,10 @@ export class Executor {
   #eventsDropped = 0
   #eventTimer: NodeJS.Timeout | undefined
   #retiring = false
+  /** Calls of the actor, its constructor included, that wait for objects; when all of them do, its CPUs are lent. */
+  #actorWaits = 0
+  #isConstructing = false
+  #actorLends = false
   /** Told when the last running call of an actor that shall end is done. */
   #actorIdle: (() => void) | undefined
 
@@ -182,11 +186,13 @@ export class Executor {
       const call = lane.queue.shift()
       if (!call) return
       lane.running.add(call)
+      if (this.#actorLends) this.#lendOfActor()
       const pending = this.#execute(call, lane)
       if (pending) {
         pending.then(
           () => {
             lane.running.delete(call)
+            if (this.#actorWaits > 0) this.#lendOfActor()
             this.#run(lane)
             if (this.#actorIdle && !this.#actorRuns()) this.#actorIdle()
           },
@@ -437,8 +443,9 @@ export class Executor {
   }
 
   #blockNotice(call: Call, lane: Lane, blocked: boolean): void {
-    lane.blocked = blocked
     const { lease } = call.push
+    if (lease === 0) return this.#actorNotice(blocked)
+    lane.blocked = blocked
     log(() => `"${call.executable.template.name}" ${blocked ? 'waits for objects and lends its CPU' : 'goes on'}`)
     this.#runtime.sendToNode({ body: { $case: 'leaseBlocked', value: { lease, blocked } } })
     if (!blocked) return
@@ -449,6 +456,20 @@ export class Executor {
 
   // ---------------------------------------------------------------- the actor
 
+  #actorNotice(waits: boolean): void {
+    this.#actorWaits += waits ? 1 : -1
+    this.#lendOfActor()
+  }
+
+  #lendOfActor(): void {
+    let running = this.#isConstructing ? 1 : 0
+    for (const lane of this.#groups.values()) running += lane.running.size
+    const lends = this.#actorWaits > 0 && this.#actorWaits >= running
+    if (lends === this.#actorLends) return
+    this.#actorLends = lends
+    this.#runtime.sendToNode({ body: { $case: 'leaseBlocked', value: { lease: 0, blocked: lends } } })
+  }
+
   /** Makes this worker the home of an actor. */
   async startActor(start: ActorStart): Promise<void> {
     const { template, push, owner, ownerAddress, maxConcurrency, concurrencyGroups } = Creation.decode(start.creation)
@@ -456,8 +477,9 @@ export class Executor {
     const held: Argument = { values: [], entries: [], extras: [] }
     const running = new RunningTask(
       { name: template.name, owner, number: 0, lease: 0, attempt: start.incarnation, startedAt: performance.now() },
-      () => undefined,
+      (blocked) => this.#actorNotice(blocked),
     )
+    this.#isConstructing = true
     try {
       const executable = new Executable(template, this.#functions, this.#runtime.values)
       const Class = (await executable.function) as new (...args: unknown[]) => Record<string, unknown>
@@ -473,6 +495,7 @@ export class Executor {
         body: { $case: 'actorStarted', value: { actor: start.actor, error: encodeError(error), errorText: error.message } },
       })
     } finally {
+      this.#isConstructing = false
       this.#release(held)
       log(() => `actor ${template.name} for ${owner} at ${ownerAddress}`)
     }

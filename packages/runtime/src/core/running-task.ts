@@ -58,7 +58,7 @@ export class RunningTask {
 
   /** Marks a wait for objects. Waits longer than a moment lend the CPU. */
   block(): void {
-    if (this.#blocked++ > 0 || this.lease === 0) return
+    if (this.#blocked++ > 0) return
     this.#timer = setTimeout(() => {
       this.#noticed = true
       this.#blockNotice(true)
