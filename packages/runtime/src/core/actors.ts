@@ -50,8 +50,7 @@ type ClientState = 'PENDING' | 'STARTING' | 'ALIVE' | 'RESTARTING' | 'DEAD'
 
 /** One actor at one caller. */
 export class ActorClient {
-  /** Changes when `getIfExists` finds another actor of the name. */
-  id: string
+  readonly id: string
   readonly description: ActorDescription
   state: ClientState = 'PENDING'
   worker = ''
@@ -60,6 +59,12 @@ export class ActorClient {
   cause: Error | undefined = undefined
   /** How its last worker died. */
   crash: BeamlineError | undefined = undefined
+  /** The node does not know it yet: its constructor's arguments are not ready. */
+  announced = true
+  /** What keeps the actor that `getIfExists` found in its stead alive. */
+  found: ObjectEntry | undefined = undefined
+  /** No handle of it is left. */
+  dropped = false
   /** Calls in the order in which they were made; the first may still wait for arguments. */
   readonly queue: Deque<TaskRecord> = new Deque()
   readonly inFlight: Map<number, TaskRecord> = new Map()
@@ -103,6 +108,8 @@ export class Actors {
   readonly #callers = new Map<TaskRecord, ActorClient>()
   readonly #byNumber = new Map<number, ActorClient>()
   readonly #creating = new Map<number, ActorClient>()
+  /** Creations of named actors that wait for arguments: who looks for the name meanwhile waits too. */
+  readonly #naming = new Map<string, Set<Promise<void>>>()
   readonly #lookups = new Map<number, { resolve: (found: HeldHandle | undefined) => void; reject: (error: Error) => void }>()
   #nextRequest = 1
 
@@ -119,13 +126,16 @@ export class Actors {
     const client = this.#client(description)
     const lifetime = creation.detached ? undefined : this.#lifetime(client)
     const held: HeldHandle = { description: encodeInline(description, 'an actor handle'), lifetime }
-    this.#prepare(creation, actor).then(
+    client.announced = false
+    this.#watch(actor, true)
+    const prepared = this.#prepare(creation, actor).then(
       ({ bytes, keep }) => {
-        if (this.#runtime.lost) {
+        if (this.#runtime.lost || client.state === 'DEAD') {
           for (const entry of keep) entry.unhold()
           this.#died(client, this.#runtime.lost)
           return
         }
+        client.announced = true
         const request = this.#nextRequest++
         this.#creating.set(request, client)
         void client.dead().then(() => {
@@ -142,8 +152,12 @@ export class Actors {
           },
         })
       },
-      (error: unknown) => this.#died(client, error as Error),
+      (error: unknown) => {
+        this.#died(client, error as Error)
+        this.stop(client, `its arguments failed: ${(error as Error).message}`)
+      },
     )
+    if (creation.name !== '') this.#nameSoon(JSON.stringify([creation.namespace, creation.name]), prepared)
     return { held, client }
   }
 
@@ -153,7 +167,9 @@ export class Actors {
     const home = {
       dropped: (entry: ObjectEntry): void => {
         references.dropped(entry)
-        this.stop(client, 'no handle of it is left')
+        client.dropped = true
+        if (client.found) client.found.unhold()
+        else if (!this.#isAsked(client)) this.stop(client, 'no handle of it is left')
       },
     }
     return references.create(references.reserve(1), home)
@@ -210,7 +226,27 @@ export class Actors {
     return { description, lifetime: lifetime && this.#runtime.references.borrow(lifetime) }
   }
 
-  created(request: number, actor: string, failure: Failure | undefined): void {
+  #nameSoon(key: string, prepared: Promise<void>): void {
+    const all = this.#naming.get(key) ?? new Set()
+    this.#naming.set(key, all.add(prepared))
+    void prepared.then(() => {
+      all.delete(prepared)
+      if (all.size === 0) this.#naming.delete(key)
+    })
+  }
+
+  /** Its creation is on its way: the node has not said yet which actor it is. */
+  #isAsked(client: ActorClient): boolean {
+    for (const creating of this.#creating.values()) if (creating === client) return true
+    return false
+  }
+
+  #watch(actor: string, creates: boolean): void {
+    this.#runtime.sendToNode({ body: { $case: 'actorWatch', value: { actor, creates } } })
+  }
+
+  /** @param handle - of the actor: of another one when `getIfExists` found it; then the node knows both ids */
+  created(request: number, actor: string, handle: Uint8Array, failure: Failure | undefined): void {
     const client = this.#creating.get(request)
     this.#creating.delete(request)
     if (!client) return
@@ -218,22 +254,24 @@ export class Actors {
       this.#died(client, wireError(failure))
       return
     }
-    if (actor !== client.id) {
-      this.#clients.delete(client.id)
-      client.id = actor
-      this.#clients.set(actor, client)
+    if (actor === client.id) {
+      if (client.dropped) this.stop(client, 'no handle of it is left')
+      return
     }
-    this.#runtime.sendToNode({ body: { $case: 'actorWatch', value: { actor } } })
+    client.found = this.#handleFrom(handle).lifetime?.hold()
+    if (client.dropped) client.found?.unhold()
   }
 
   /** The handle of a named actor; undefined when there is none. */
-  lookup(name: string, namespace: string): Promise<HeldHandle | undefined> {
+  async lookup(name: string, namespace: string): Promise<HeldHandle | undefined> {
+    const naming = this.#naming.get(JSON.stringify([namespace, name]))
+    if (naming) await this.#runtime.keepAlive.during(Promise.all(naming))
     const request = this.#nextRequest++
     this.#runtime.sendToNode({ body: { $case: 'actorLookup', value: { request, name, namespace } } })
     const { promise, resolve, reject } = Promise.withResolvers<HeldHandle | undefined>()
     if (this.#runtime.lost) reject(this.#runtime.lost)
     else this.#lookups.set(request, { resolve, reject })
-    return this.#runtime.keepAlive.during(promise)
+    return await this.#runtime.keepAlive.during(promise)
   }
 
   found(request: number, actor: string, handle: Uint8Array): void {
@@ -247,7 +285,7 @@ export class Actors {
     const known = this.#clients.get(description.actor)
     if (known) return known
     const client = this.#client(description)
-    this.#runtime.sendToNode({ body: { $case: 'actorWatch', value: { actor: description.actor } } })
+    this.#watch(description.actor, false)
     return client
   }
 
@@ -402,11 +440,20 @@ export class Actors {
 
   /** Asks an actor to finish what it runs, dispose and end. */
   stop(client: ActorClient, reason: string): void {
-    this.#runtime.sendToNode({ body: { $case: 'actorStop', value: { actor: client.id, force: false, noRestart: true, reason } } })
+    this.#end(client, false, true, reason)
   }
 
   kill(client: ActorClient, noRestart: boolean): void {
-    this.#runtime.sendToNode({ body: { $case: 'actorStop', value: { actor: client.id, force: true, noRestart, reason: 'killed by kill()' } } })
+    this.#end(client, true, noRestart, 'killed by kill()')
+  }
+
+  #end(client: ActorClient, force: boolean, noRestart: boolean, reason: string): void {
+    if (client.state === 'DEAD' || (!client.announced && !noRestart)) return
+    // By force nothing that this process calls from now on may reach it.
+    if (!client.announced || (force && noRestart)) {
+      this.#died(client, new BeamlineError('ACTOR_DIED', { actor: client.id, className: client.description.className, reason }))
+    }
+    this.#runtime.sendToNode({ body: { $case: 'actorStop', value: { actor: client.id, force, noRestart, reason } } })
   }
 
   failAll(error: Error): void {

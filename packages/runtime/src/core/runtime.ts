@@ -234,7 +234,7 @@ export class Runtime implements ReferencePort, PeerPort {
       case 'workerLost':
         return this.#workerLost(body.value)
       case 'actorCreated':
-        return this.actors.created(body.value.request, body.value.actor, body.value.failure)
+        return this.actors.created(body.value.request, body.value.actor, body.value.handle, body.value.failure)
       case 'actorStart':
         void this.executor.startActor(body.value)
         return

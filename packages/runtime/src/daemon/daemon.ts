@@ -201,7 +201,7 @@ export class Daemon {
       case 'actorStarted':
         return this.#handle({ kind: 'actor-started', process, started: body.value })
       case 'actorWatch':
-        return this.#handle({ kind: 'actor-watch', process, actor: body.value.actor })
+        return this.#handle({ kind: 'actor-watch', process, ...body.value })
       case 'actorStop':
         return this.#handle({ kind: 'actor-stop', process, stop: body.value })
       case 'actorLookup':
@@ -259,6 +259,11 @@ export class Daemon {
         case 'worker-spawn':
           pool.spawn(instruction)
           break
+        case 'worker-ask': {
+          const { worker } = instruction
+          void this.#queries.ownsObjects(worker).then((owns) => this.#handle({ kind: 'worker-answered', worker, owns }))
+          break
+        }
         case 'worker-stop': {
           const { worker, force, reason } = instruction
           log(() => `worker ${worker} is ${force ? 'killed' : 'stopped'}: ${reason}`)

@@ -32,6 +32,16 @@ export interface Actor {
   cause: Failure | undefined
   error: Uint8Array
   readonly watchers: Set<string>
+  /** Ids under which `getIfExists` gave it to others, with who watches it by that id. */
+  readonly aliases: Map<string, Set<string>>
+}
+
+/** Watched before it was created. */
+interface Unknown {
+  readonly watchers: Set<string>
+  readonly sinceMs: number
+  /** Process that said that it will create it. */
+  creator: string
 }
 
 /** Dead actors that are remembered, so that late watchers learn why. */
@@ -48,7 +58,9 @@ export class ActorTable {
   readonly actors: Map<string, Actor> = new Map()
   /** All and only living actors with a name. */
   readonly names: Map<string, string> = new Map()
-  readonly unknownWatches: Map<string, { readonly watchers: Set<string>; readonly sinceMs: number }> = new Map()
+  readonly unknownWatches: Map<string, Unknown> = new Map()
+  /** Other ids of actors, see {@link Actor.aliases}. */
+  readonly #aliases: Map<string, Actor> = new Map()
   #dead: string[] = []
   #nowMs = 0
   readonly #out: (instruction: ControlInstruction) => void
@@ -67,6 +79,7 @@ export class ActorTable {
     if (create.name !== '') {
       const existing = this.actors.get(this.names.get(nameKey(namespace, create.name)) ?? '')
       if (existing !== undefined && create.getIfExists) {
+        this.#alias(create.actor, existing)
         this.#send(process, {
           $case: 'actorCreated',
           value: { request: create.request, actor: existing.id, handle: existing.create.handle, failure: undefined },
@@ -96,6 +109,7 @@ export class ActorTable {
       cause: undefined,
       error: NOTHING,
       watchers: this.unknownWatches.get(create.actor)?.watchers ?? new Set(),
+      aliases: new Map(),
     }
     this.unknownWatches.delete(create.actor)
     this.actors.set(actor.id, actor)
@@ -105,15 +119,26 @@ export class ActorTable {
     this.#place(actor)
   }
 
-  watch(process: string, id: string): void {
-    const actor = this.actors.get(id)
+  /** Handles were made with `id` before it turned out that the name has an actor. */
+  #alias(id: string, actor: Actor): void {
+    if (id === '' || this.actors.has(id) || this.#aliases.has(id)) return
+    const watchers = this.unknownWatches.get(id)?.watchers ?? new Set()
+    this.unknownWatches.delete(id)
+    actor.aliases.set(id, watchers)
+    this.#aliases.set(id, actor)
+    for (const process of watchers) this.#tell(process, actor, id)
+  }
+
+  watch(process: string, id: string, creates: boolean): void {
+    const actor = this.actors.get(id) ?? this.#aliases.get(id)
     if (actor !== undefined) {
-      actor.watchers.add(process)
-      this.#tell(process, actor)
+      ;(actor.aliases.get(id) ?? actor.watchers).add(process)
+      this.#tell(process, actor, id)
       return
     }
-    const unknown = this.unknownWatches.get(id) ?? { watchers: new Set<string>(), sinceMs: this.#nowMs }
+    const unknown = this.unknownWatches.get(id) ?? { watchers: new Set<string>(), sinceMs: this.#nowMs, creator: '' }
     unknown.watchers.add(process)
+    if (creates) unknown.creator = process
     this.unknownWatches.set(id, unknown)
   }
 
@@ -156,7 +181,7 @@ export class ActorTable {
   workerLost(report: Extract<NodeReport, { kind: 'actor-worker-lost' }>): void {
     const actor = this.actors.get(report.actor)
     if (actor === undefined) return
-    for (const process of actor.watchers) {
+    for (const process of new Set([actor.watchers, ...actor.aliases.values()].flatMap((watchers) => [...watchers]))) {
       this.#send(process, { $case: 'workerLost', value: { worker: report.worker, leases: [], cause: report.failure } })
     }
     if (actor.state === 'DEAD') return
@@ -180,9 +205,10 @@ export class ActorTable {
   }
 
   stop(stop: ActorStop): void {
-    const actor = this.actors.get(stop.actor)
-    if (actor === undefined || actor.state === 'DEAD') return
+    const actor = this.actors.get(stop.actor) ?? this.#aliases.get(stop.actor)
     const reason = stop.reason || 'it was stopped'
+    if (actor === undefined) return this.#neverCreated(stop.actor, reason)
+    if (actor.state === 'DEAD') return
     if (actor.state === 'PENDING' || actor.state === 'RESTARTING') {
       if (!stop.noRestart && stop.force) return
       this.#release(actor, true, reason)
@@ -200,12 +226,16 @@ export class ActorTable {
   processLost(process: string): void {
     for (const actor of this.actors.values()) {
       actor.watchers.delete(process)
+      for (const watchers of actor.aliases.values()) watchers.delete(process)
       if (actor.state === 'DEAD' || actor.create.detached || actor.owner !== process) continue
       const reason = `its owner, process ${process}, is gone`
       this.#release(actor, true, reason)
       this.#die(actor, this.#diedOf(actor, reason))
     }
-    for (const unknown of this.unknownWatches.values()) unknown.watchers.delete(process)
+    for (const [id, unknown] of this.unknownWatches) {
+      unknown.watchers.delete(process)
+      if (unknown.creator === process) this.#neverCreated(id, `its owner, process ${process}, is gone`)
+    }
   }
 
   tick(nowMs: number): void {
@@ -217,14 +247,19 @@ export class ActorTable {
         this.#release(actor, true, `${actor.stopping.reason}, and it did not end in ${actor.create.stopTimeoutMs} ms`)
       }
     }
-    for (const [id, { watchers, sinceMs }] of this.unknownWatches) {
-      if (nowMs - sinceMs < UNKNOWN_MS) continue
-      this.unknownWatches.delete(id)
-      const details = { actor: id, className: '', reason: 'this cluster does not know it (it died long ago, or is of another cluster run)' }
-      const cause = { code: 'ACTOR_DIED', detailsJson: JSON.stringify(details) }
-      for (const process of watchers) {
-        this.#send(process, { $case: 'actorState', value: { actor: id, state: 'DEAD', worker: '', address: '', incarnation: 0, cause, error: NOTHING } })
-      }
+    for (const [id, { sinceMs, creator }] of this.unknownWatches) {
+      if (creator === '' && nowMs - sinceMs >= UNKNOWN_MS)
+        this.#neverCreated(id, 'this cluster does not know it (it died long ago, or is of another cluster run)')
+    }
+  }
+
+  #neverCreated(id: string, reason: string): void {
+    const unknown = this.unknownWatches.get(id)
+    if (unknown === undefined) return
+    this.unknownWatches.delete(id)
+    const cause = { code: 'ACTOR_DIED', detailsJson: JSON.stringify({ actor: id, className: '', reason }) }
+    for (const process of unknown.watchers) {
+      this.#send(process, { $case: 'actorState', value: { actor: id, state: 'DEAD', worker: '', address: '', incarnation: 0, cause, error: NOTHING } })
     }
   }
 
@@ -251,7 +286,10 @@ export class ActorTable {
     actor.address = ''
     this.#dead.push(actor.id)
     if (this.#dead.length <= DEAD_MAX) return
-    for (const id of this.#dead.splice(0, DEAD_MAX / 10)) this.actors.delete(id)
+    for (const id of this.#dead.splice(0, DEAD_MAX / 10)) {
+      for (const alias of this.actors.get(id)?.aliases.keys() ?? []) this.#aliases.delete(alias)
+      this.actors.delete(id)
+    }
   }
 
   // A crash keeps its own code, so that people see how the worker died; everything else is ACTOR_DIED.
@@ -261,11 +299,12 @@ export class ActorTable {
   }
 
   #tellWatchers(actor: Actor): void {
-    for (const process of actor.watchers) this.#tell(process, actor)
+    for (const process of actor.watchers) this.#tell(process, actor, actor.id)
+    for (const [id, watchers] of actor.aliases) for (const process of watchers) this.#tell(process, actor, id)
   }
 
-  #tell(process: string, actor: Actor): void {
-    const { id, state, worker, address, incarnation, cause, error } = actor
+  #tell(process: string, actor: Actor, id: string): void {
+    const { state, worker, address, incarnation, cause, error } = actor
     this.#send(process, { $case: 'actorState', value: { actor: id, state, worker, address, incarnation, cause, error } })
   }
 

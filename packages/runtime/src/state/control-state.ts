@@ -72,7 +72,7 @@ export class ControlState {
       case 'actor-started':
         return this.actors.started(event.process, event.started)
       case 'actor-watch':
-        return this.actors.watch(event.process, event.actor)
+        return this.actors.watch(event.process, event.actor, event.creates ?? false)
       case 'actor-stop':
         return this.actors.stop(event.stop)
       case 'actor-lookup': {

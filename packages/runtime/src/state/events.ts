@@ -45,6 +45,8 @@ export type NodeOrder =
 export type NodeEvent =
   | ProcessEvent
   | NodeOrder
+  /** `owns`: it has objects, or did not answer. */
+  | { readonly kind: 'worker-answered'; readonly worker: string; readonly owns: boolean }
   | { readonly kind: 'worker-exited'; readonly worker: string; readonly exit: WorkerExit }
   | {
       readonly kind: 'lease-demand'
@@ -79,6 +81,8 @@ export type EdgeInstruction =
       readonly execArgv: readonly string[]
       readonly env: Readonly<Record<string, string>>
     }
+  /** Ask an idle worker whether it owns objects that others may need: they would be lost with it. Answered by `worker-answered`. */
+  | { readonly kind: 'worker-ask'; readonly worker: string }
   /** Not forced: Exit message, then SIGTERM, then SIGKILL. Forced: SIGKILL to the whole group at once. */
   | { readonly kind: 'worker-stop'; readonly worker: string; readonly force: boolean; readonly reason: string }
 
@@ -90,7 +94,7 @@ export type ControlEvent =
   | { readonly kind: 'node-attached'; readonly node: string; readonly total: Resources }
   | { readonly kind: 'actor-create'; readonly process: string; readonly create: ActorCreate }
   | { readonly kind: 'actor-started'; readonly process: string; readonly started: ActorStarted }
-  | { readonly kind: 'actor-watch'; readonly process: string; readonly actor: string }
+  | { readonly kind: 'actor-watch'; readonly process: string; readonly actor: string; readonly creates?: boolean }
   | { readonly kind: 'actor-stop'; readonly process: string; readonly stop: ActorStop }
   | { readonly kind: 'actor-lookup'; readonly process: string; readonly request: number; readonly name: string; readonly namespace: string }
   | { readonly kind: 'group-create'; readonly process: string; readonly create: GroupCreate }

@@ -74,3 +74,11 @@ export class Tally {
     await new Promise<void>((resolve) => this.#waiting.push({ key, count, resolve }))
   }
 }
+
+/** Collects garbage until something that depends on it has happened. */
+export async function collectUntil(happened: () => boolean | Promise<boolean>): Promise<void> {
+  while (!(await happened())) {
+    global.gc?.()
+    await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+}

@@ -184,9 +184,13 @@ export interface ActorStarted {
   errorText: string;
 }
 
-/** From then on the node sends ActorState at once and at every change. */
+/**
+ * From then on the node sends ActorState at once and at every change.
+ * creates: the sender is about to create it, once the constructor's arguments are ready; until then other watchers wait.
+ */
 export interface ActorWatch {
   actor: string;
+  creates: boolean;
 }
 
 export interface ActorStop {
@@ -1897,13 +1901,16 @@ export const ActorStarted: MessageFns<ActorStarted> = {
 };
 
 function createBaseActorWatch(): ActorWatch {
-  return { actor: "" };
+  return { actor: "", creates: false };
 }
 
 export const ActorWatch: MessageFns<ActorWatch> = {
   encode(message: ActorWatch, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.actor !== "") {
       writer.uint32(10).string(message.actor);
+    }
+    if (message.creates !== false) {
+      writer.uint32(16).bool(message.creates);
     }
     return writer;
   },
@@ -1927,6 +1934,14 @@ export const ActorWatch: MessageFns<ActorWatch> = {
             }
 
             message.actor = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.creates = reader.bool();
             continue;
           }
         }
