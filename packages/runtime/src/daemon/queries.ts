@@ -123,8 +123,18 @@ export class Queries {
     }
   }
 
+  /** Whether an idle worker owns objects; true when it does not answer. */
+  async ownsObjects(worker: string): Promise<boolean> {
+    const { rows } = await this.#ask([worker], 'objects', 0)
+    const [report] = rows as ProcessReport[]
+    return report === undefined || report.ownedObjects > 0
+  }
+
   #askAll(what: string, limit: number): Promise<Rows> {
-    const processes = [...this.#options.processes()]
+    return this.#ask([...this.#options.processes()], what, limit)
+  }
+
+  #ask(processes: readonly string[], what: string, limit: number): Promise<Rows> {
     if (processes.length === 0) return Promise.resolve({ rows: [], silent: 0 })
     const request = this.#nextRequest++
     const { promise, resolve } = Promise.withResolvers<Rows>()

@@ -2,8 +2,9 @@
  * Worker processes: started, watched, ended. Each runs in its own process group, so that what user code starts ends with it.
  * Which worker is for what is decided elsewhere (state/node-state.ts).
  */
-import { type ChildProcess, spawn } from 'node:child_process'
+import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process'
 import { existsSync } from 'node:fs'
+import type { Readable, Writable } from 'node:stream'
 import type { EdgeInstruction, WorkerExit } from '../state/events.ts'
 import { LISTENING_LINE, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from './bootstrap.ts'
 import type { Logs, WorkerLog } from './logs.ts'
@@ -52,12 +53,19 @@ export class WorkerPool {
   spawn({ worker, cwd, execArgv, env }: Extract<EdgeInstruction, { kind: 'worker-spawn' }>): void {
     if (this.#closing !== undefined) return
     const { entry, logs, bootstrap } = this.#options
-    const child = spawn(process.execPath, [...execArgv, entry], {
-      detached: true,
-      ...(cwd === '' ? {} : { cwd }),
-      stdio: ['pipe', 'pipe', 'pipe'],
-      env: { ...process.env, ...env, [WORKER_BOOTSTRAP_ENV]: JSON.stringify(bootstrap(worker)) },
-    })
+    let child: ChildProcessByStdio<Writable, Readable, Readable>
+    try {
+      child = spawn(process.execPath, [...execArgv, entry], {
+        detached: true,
+        ...(cwd === '' ? {} : { cwd }),
+        stdio: ['pipe', 'pipe', 'pipe'],
+        env: { ...process.env, ...env, [WORKER_BOOTSTRAP_ENV]: JSON.stringify(bootstrap(worker)) },
+      })
+    } catch (error) {
+      // Flags that cannot be passed on, such as one with a null character.
+      queueMicrotask(() => this.#options.onExit(worker, { code: null, signal: null, stderr: (error as Error).message }))
+      return
+    }
     const record: Child = { worker, process: child, out: logs.open(worker, 'out'), err: logs.open(worker, 'err'), timer: undefined, gone: false }
     this.#children.set(worker, record)
     child.stdout.on('data', (chunk: Buffer) => record.out.write(chunk))

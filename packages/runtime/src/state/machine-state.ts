@@ -87,6 +87,7 @@ export class MachineState {
       switch (instruction.kind) {
         case 'send':
         case 'worker-spawn':
+        case 'worker-ask':
         case 'worker-stop':
           out.push(instruction)
           break

@@ -8,6 +8,7 @@
  */
 import type { Resources } from '../net/gen/node.ts'
 import {
+  askWorker,
   type Entry,
   isTaskWorker,
   type Lease,
@@ -165,7 +166,8 @@ function workerFor(node: NodeTables, entry: WorkEntry, allocation: Allocation, p
   for (const worker of node.workers.values()) {
     if (worker.state === 'actor') actors++
     if (!isTaskWorker(worker)) continue
-    tasks++
+    // An idle worker that must live on for its objects takes no place from others.
+    if (worker.state !== 'idle' || worker.owns !== 'objects') tasks++
     if (worker.state !== 'blocked') allBlocked = false
     if (worker.state === 'starting') {
       starting++
@@ -173,7 +175,7 @@ function workerFor(node: NodeTables, entry: WorkEntry, allocation: Allocation, p
     } else if (worker.state === 'idle') {
       if (worker.bindKey === bindKey && worker.startKey === shape.startKey) bound ??= worker
       else if (worker.bindKey === '' && worker.startKey === shape.startKey) fresh ??= worker
-      else if (spare === undefined || worker.idleSinceMs < spare.idleSinceMs) spare = worker
+      else if (worker.owns !== 'objects' && (spare === undefined || worker.idleSinceMs < spare.idleSinceMs)) spare = worker
     } else if (worker.state === 'blocked' && !worker.retiring && worker.bindKey === bindKey && worker.startKey === shape.startKey) {
       if (blocked === undefined || worker.leases.size < blocked.leases.size) blocked = worker
     }
@@ -203,6 +205,11 @@ function workerFor(node: NodeTables, entry: WorkEntry, allocation: Allocation, p
   if (room) {
     if (starting >= node.config.startingMax) {
       wait('a worker will be started when those in start are up')
+      return 'short'
+    }
+    if (tasks >= node.config.taskWorkersMax && spare !== undefined && spare.owns !== 'nothing') {
+      askWorker(node, spare)
+      wait('an idle worker is asked whether it can make room')
       return 'short'
     }
     if (tasks >= node.config.taskWorkersMax && spare !== undefined) stopWorker(node, spare, false, 'its place is needed for another job or environment')
@@ -237,6 +244,7 @@ export function spawnWorker(node: NodeTables, execArgv: readonly string[], shape
     leases: new Set(),
     placement: undefined,
     idleSinceMs: node.nowMs,
+    owns: 'nothing',
     retiring: false,
     stopReason: '',
     killed: false,

@@ -10,6 +10,7 @@ import type { Job, NodeEvent, NodeInstruction, WorkerExit } from './events.ts'
 import { carve, infeasible, schedule, spawnWorker } from './node-scheduling.ts'
 import {
   type ActorWaiting,
+  askWorker,
   type Demand,
   type Entry,
   type Group,
@@ -78,6 +79,8 @@ export class NodeState {
         return this.#attached(event)
       case 'process-lost':
         return this.#lost(event.process)
+      case 'worker-answered':
+        return this.#answered(event.worker, event.owns)
       case 'worker-exited':
         return this.#exited(event.worker, event.exit)
       case 'lease-demand':
@@ -156,6 +159,15 @@ export class NodeState {
       if (worker.state === 'idle' && worker.job !== undefined && !jobAlive(this.tables, worker.job.id))
         stopWorker(this.tables, worker, false, 'its job has ended')
     }
+  }
+
+  #answered(id: string, owns: boolean): void {
+    const { tables } = this
+    const worker = tables.workers.get(id)
+    if (worker?.owns !== 'asked') return
+    worker.owns = owns ? 'objects' : 'nothing'
+    // Another while until the next question; without objects it ends with the next tick, or makes room.
+    if (owns) worker.idleSinceMs = tables.nowMs
   }
 
   #exited(id: string, exit: WorkerExit): void {
@@ -388,8 +400,9 @@ export class NodeState {
     idle.sort((a, b) => a.idleSinceMs - b.idleSinceMs)
     for (const worker of idle) {
       if (tasks <= config.prestart || nowMs - worker.idleSinceMs < config.idleTimeoutMs) break
-      stopWorker(tables, worker, false, `idle for ${config.idleTimeoutMs} ms`)
       tasks--
+      if (worker.owns === 'nothing') stopWorker(tables, worker, false, `idle for ${config.idleTimeoutMs} ms`)
+      else askWorker(tables, worker)
     }
     this.#stopIdleOfDeadJobs()
     for (const entry of [...tables.queue]) if (entry.kind !== 'bundles' && entry.shape.group !== '') this.#refuseInfeasible(entry)

@@ -83,6 +83,8 @@ export interface Worker {
   readonly leases: Set<Lease>
   placement: Placement | undefined
   idleSinceMs: number
+  /** Whether it owns objects, so that it must not be ended just because it is idle. Asked anew each time it was idle for long. */
+  owns: 'unknown' | 'asked' | 'nothing' | 'objects'
   /** A holder said that it is used up: gets no more leases and ends with its last one. */
   retiring: boolean
   /** Why Beamline ended it; "" when it did not. */
@@ -241,11 +243,19 @@ export function settleWorker(node: NodeTables, worker: Worker): void {
     if (worker.state === 'idle') return
     worker.state = 'idle'
     worker.idleSinceMs = node.nowMs
+    worker.owns = 'unknown'
     if (worker.retiring) stopWorker(node, worker, false, 'it has done as many calls as one worker may')
     else if (worker.job !== undefined && !jobAlive(node, worker.job.id)) stopWorker(node, worker, false, 'its job has ended')
     return
   }
   worker.state = [...worker.leases].every((lease) => lease.blocked) ? 'blocked' : 'leased'
+}
+
+/** Emits the question unless it is on its way. */
+export function askWorker(node: NodeTables, worker: Worker): void {
+  if (worker.owns === 'asked') return
+  worker.owns = 'asked'
+  node.out.push({ kind: 'worker-ask', worker: worker.id })
 }
 
 /** Its driver is attached, or actors of it outlive the driver. */

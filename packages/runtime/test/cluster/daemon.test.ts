@@ -243,6 +243,19 @@ test('leases, tasks and what waits can be asked for', async () => {
   expect(await driver.query('status')).toMatchObject({ cluster: daemon.cluster, leases: 2, tasks: { FINISHED: 1 }, drivers: [{ driver: driver.id }] })
 })
 
+test('an idle worker ends after a while, unless it owns objects that others may need', async () => {
+  await using daemon = await startTestDaemon({ prestart: 0, idleTimeoutMs: 300 })
+  const driver = new StandInDriver(daemon)
+  driver.demand(1, 1, shapeOf(CPU, { BEAMLINE_TEST_OWNS: '1' }))
+  driver.demand(2, 1, shapeOf(CPU))
+  const owner = await driver.next('leaseGranted', (value) => value.key === 1)
+  const other = await driver.next('leaseGranted', (value) => value.key === 2)
+  const pids = [await pidOf(driver, owner.worker), await pidOf(driver, other.worker)]
+  for (const { lease } of [owner, other]) driver.send({ $case: 'leaseReturn', value: { lease, retire: false } })
+  await eventually(() => isGone(pids[1] ?? 0), 'the idle worker is gone')
+  expect((await driver.query<WorkerRow[]>('workers')).map((row) => [row.worker, row.state])).toEqual([[owner.worker, 'idle']])
+})
+
 test('two clusters on one machine do not meet', async () => {
   await using one = await startTestDaemon()
   const two = await startTestDaemon()

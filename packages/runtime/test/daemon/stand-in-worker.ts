@@ -59,7 +59,8 @@ link.onMessage(({ body }) => {
     link.close()
     process.exit(0)
   } else if (body?.$case === 'query') {
-    send({ $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify([{ id: boot.process, what: body.value.what }]) } })
+    const report = { process: boot.process, tasks: [], ownedObjects: Number(process.env['BEAMLINE_TEST_OWNS'] ?? 0), borrowedObjects: 0 }
+    send({ $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify(report) } })
   }
 })
 link.onClose(() => process.exit(0))

@@ -11,6 +11,7 @@ const spawn = (n: number, execArgv: string[] = [], env: Record<string, string> =
   env,
 })
 const stop = (n: number, force: boolean, reason: string): unknown => ({ kind: 'worker-stop', worker: worker(n), force, reason })
+const ask = (n: number): unknown => ({ kind: 'worker-ask', worker: worker(n) })
 const send = (process: string, $case: string, value: unknown): unknown => ({ kind: 'send', process, message: { $case, value } })
 const assign = (n: number, job: string, env: Record<string, string> = {}): unknown =>
   send(worker(n), 'assign', { job, cwd: JOB.cwd, entry: JOB.entry, env, namespace: '' })
@@ -129,10 +130,16 @@ test('the limit of workers is exceeded when all are blocked and none can take th
   expect(machine.demand(worker(1), 1, 1, shape({ cpus: 10_000 }, { env: { A: '1' } })).take()).toEqual([spawn(2)])
 })
 
-test('at the limit of workers an idle one of another job makes room', () => {
-  const machine = new TestMachine({ taskWorkersMax: 1 }).driver('d1').driver('d2').demand('d1', 1, 1).up(1).giveBack('d1', 1)
-  machine.take()
-  expect(machine.demand('d2', 1, 1).take()).toEqual([stop(1, false, 'its place is needed for another job or environment'), spawn(2)])
+test('at the limit of workers an idle one of another job makes room, unless it owns objects', () => {
+  const idle = (): TestMachine => {
+    const machine = new TestMachine({ taskWorkersMax: 1 }).driver('d1').driver('d2').demand('d1', 1, 1).up(1).giveBack('d1', 1)
+    machine.take()
+    expect(machine.demand('d2', 1, 1).take()).toEqual([ask(1)])
+    return machine
+  }
+  expect(idle().answer().take()).toEqual([stop(1, false, 'its place is needed for another job or environment'), spawn(2)])
+  // Its objects keep it alive, and must not shut out others.
+  expect(idle().answer(true).take()).toEqual([spawn(2)])
 })
 
 test('a process that holds nothing gets a lease back from one that holds all', () => {
@@ -282,9 +289,25 @@ test('idle workers above the prestarted ones end after a while, longest idle fir
   machine.tick().giveBack('d1', 2).tick().giveBack('d1', 1).tick().giveBack('d1', 3)
   machine.take()
   expect(machine.tick(9_300).take()).toEqual([])
-  expect(machine.tick(250).take()).toEqual([stop(2, false, 'idle for 10000 ms')])
-  expect(machine.tick(250).take()).toEqual([stop(1, false, 'idle for 10000 ms')])
+  expect(machine.tick(250).take()).toEqual([ask(2)])
+  expect(machine.answer().tick(250).take()).toEqual([stop(2, false, 'idle for 10000 ms'), ask(1)])
+  expect(machine.answer().tick(250).take()).toEqual([stop(1, false, 'idle for 10000 ms')])
   expect(machine.tick(60_000).take()).toEqual([])
+})
+
+test('an idle worker that owns objects lives on, and is asked again later', () => {
+  const machine = new TestMachine().driver('d1').demand('d1', 1, 1).up(1).giveBack('d1', 1)
+  machine.take()
+  expect(machine.tick(10_500).take()).toEqual([ask(1)])
+  expect(machine.answer(true).tick(9_000).take()).toEqual([])
+  expect(machine.tick(2_000).take()).toEqual([ask(1)])
+  // A new task while it thinks: the answer is out of date.
+  machine
+    .demand('d1', 1, 1)
+    .giveBack('d1', 1)
+    .do({ kind: 'worker-answered', worker: worker(1), owns: false })
+    .take()
+  expect(machine.tick(500).take()).toEqual([])
 })
 
 test('a worker that is used up ends with its last lease and gets no other', () => {

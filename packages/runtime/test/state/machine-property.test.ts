@@ -157,6 +157,11 @@ const op: fc.Arbitrary<Op> = fc.oneof(
       (m) =>
         m.do({ kind: 'group-remove', process: 'd1', group }),
   ),
+  fc.boolean().map(
+    (owns): Op =>
+      (m) =>
+        m.answer(owns),
+  ),
   {
     weight: 2,
     arbitrary: fc.constantFrom(250, 3_000, 20_000, 70_000).map(
@@ -199,7 +204,7 @@ test('when all processes are gone and all told to stop have stopped, everything 
       for (const process of [...PROCESSES, 'd3']) machine.do({ kind: 'process-lost', process })
       // Ends with a fixed point: every worker that is told to stop exits, idle ones time out, starting ones come up.
       for (let round = 0; round < 30; round++) {
-        machine.allUp().tick(20_000)
+        machine.allUp().answer().tick(20_000)
         for (const each of [...machine.state.node.tables.workers.values()]) if (each.state === 'stopping') machine.exit(Number.parseInt(each.id.slice(8), 16))
       }
       const { root, leases, placements, queue, workers, groups, startFailures } = machine.state.node.tables

@@ -65,6 +65,12 @@ export class TestMachine {
     }
   }
 
+  /** Every worker that is asked whether it owns objects answers. */
+  answer(owns: boolean = false): this {
+    for (const each of this.state.node.tables.workers.values()) if (each.owns === 'asked') this.do({ kind: 'worker-answered', worker: each.id, owns })
+    return this
+  }
+
   exit(n: number, how: { code?: number | null; signal?: string | null; stderr?: string } = {}): this {
     return this.do({ kind: 'worker-exited', worker: worker(n), exit: { code: how.signal === undefined ? 0 : null, signal: null, stderr: '', ...how } })
   }
