@@ -4,7 +4,7 @@
  */
 import { closeSync, openSync } from 'node:fs'
 import { HEADER_BYTES } from './format.ts'
-import { bufferAt, mapFile, replaceWithZeros, unmap } from './libc.ts'
+import { bufferAt, mapFile, populate, replaceWithZeros, unmap } from './libc.ts'
 import { markMapped } from './mapped-memory.ts'
 
 interface Mapping {
@@ -54,6 +54,12 @@ export function openMapping(
   markMapped(buffer, bufferOver)
   mappings.set(buffer, mapping)
   return buffer
+}
+
+/** Has the kernel prepare the pages of a shared mapping without blocking this process. */
+export async function prepareMemory(buffer: ArrayBuffer): Promise<void> {
+  const mapping = mappings.get(buffer)
+  if (mapping) await populate(mapping.address, mapping.bytes)
 }
 
 /**

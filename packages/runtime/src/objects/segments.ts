@@ -6,7 +6,7 @@
  */
 import { BlockAllocator, pageAlign } from './block-allocator.ts'
 import { headLength } from './format.ts'
-import { openMapping, releaseMemory } from './mapping.ts'
+import { openMapping, prepareMemory, releaseMemory } from './mapping.ts'
 import type { StoredPlace } from './segment-directory-events.ts'
 
 export interface GrantedSegment {
@@ -153,17 +153,21 @@ export class SegmentPool {
   }
 
   async #requestFor(bytes: number, fail: (error: Error) => void): Promise<void> {
+    let granted: GrantedSegment | undefined
     try {
-      const granted = await this.#request(pageAlign(bytes))
-      if (this.#closed) return
+      granted = await this.#request(pageAlign(bytes))
       const buffer = openMapping({ path: granted.path, offset: 0, bytes: granted.bytes }, 'shared', () => {})
-      const blockMin = bytes > SHARED_MAX ? granted.bytes / 4 : 0
+      const forOne = bytes > SHARED_MAX
+      if (forOne) await prepareMemory(buffer) // of a slab, often only a part is ever used
+      if (this.#closed) return releaseMemory(buffer)
+      const blockMin = forOne ? granted.bytes / 4 : 0
       this.#held.set(granted.segment, { ...granted, buffer, blocks: new BlockAllocator(granted.bytes), blockMin, retiredBytes: 0 })
-      this.#serveWaiting()
-      this.#boundEmpty()
     } catch (error) {
-      fail(error as Error)
+      if (granted) this.#giveBack(granted.segment) // it cannot be mapped
+      return fail(error as Error)
     }
+    this.#serveWaiting()
+    this.#boundEmpty()
   }
 
   #serveWaiting(): void {

@@ -232,6 +232,17 @@ describe('a pool', () => {
     expect(results.map((result) => (result as PromiseRejectedResult).reason.message)).toEqual(['full', 'full', 'full'])
   })
 
+  test('gives back a segment that it cannot map', async () => {
+    const returned: string[] = []
+    const pool = new SegmentPool(
+      async (bytes) => ({ segment: 'gone', path: `${directory}/gone`, bytes }),
+      (segment) => returned.push(segment),
+    )
+    await expect(pool.allocate(200_000)).rejects.toThrow(/ENOENT/)
+    await expect(pool.allocate(100 * MiB)).rejects.toThrow(/ENOENT/)
+    expect(returned).toEqual(['gone', 'gone'])
+  })
+
   test('rejects what waits when it is closed', async () => {
     const pool = new SegmentPool(
       () => new Promise(() => {}),
