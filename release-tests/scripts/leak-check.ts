@@ -17,8 +17,10 @@ const BATCH = 1000
 const WARM_UP_BATCHES = SMOKE ? 10 : 110
 const BATCHES = SMOKE ? 30 : 500
 const OBJECT_BYTES = 200 * 1024
-/** Frees, returned leases and finished connections travel on their own. */
-const SETTLE_MS = 1500
+/** Workers that were started beside those that wait for an object end soon, so that counts of processes can be compared. */
+const IDLE_TIMEOUT_MS = 300
+/** For that, and for frees, returned leases and finished connections, which travel on their own. */
+const SETTLE_MS = 2000
 const HOLD_MS = 200
 
 interface Snapshot {
@@ -71,7 +73,7 @@ async function snapshot(): Promise<Snapshot> {
 }
 
 if (!hasProc()) skip('needs /proc')
-await using _cluster = await init({ cpus: WORKERS, quiet: true })
+await using _cluster = await init({ cpus: WORKERS, idleTimeoutMs: IDLE_TIMEOUT_MS, quiet: true })
 const actor = remote(Server, { cpus: 0 }).remote()
 for (let index = 0; index < WARM_UP_BATCHES; index += 1) await batch(actor)
 const before = await snapshot()
