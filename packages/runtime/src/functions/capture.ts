@@ -25,7 +25,7 @@ import {
   specifierOfBundledImport,
 } from './module-reference.ts'
 import { creationNeeds, ownProperties, staticBlocks } from './own-properties.ts'
-import type { FunctionNode, Node, PayloadHead, Ref, Slot } from './payload.ts'
+import type { FunctionNode, GlobalNode, ImportNode, Node, PayloadHead, Ref, Slot } from './payload.ts'
 import type { Reference } from './scope-analysis.ts'
 import { COMPLAINTS, type Complaint, complaintAbout, fileOf, placeOf, refuse, SPECIAL_COMPLAINTS } from './refusals.ts'
 import { type RemoteParts, remoteParts } from './remote-handles.ts'
@@ -155,21 +155,24 @@ export class Capture {
   #function(fn: Function, path: string, byHand?: Readonly<Record<string, unknown>>): number {
     const seen = this.#nodeOf.get(fn)
     if (seen !== undefined) return seen
-    const named = types.isProxy(fn) ? undefined : (globalOf(fn) ?? builtinOf(fn))
-    if (named) return this.#node(fn, named)
     const facts = this.#facts(fn, path)
+    if ('kind' in facts) return this.#node(fn, facts)
     if (facts.exported && !byHand) return this.#node(fn, facts.exported)
     return this.#captured(fn, facts, path, byHand)
   }
 
-  #facts(fn: Function, path: string): FunctionFacts {
+  /** What is known of a function, or the name under which every process has it. */
+  #facts(fn: Function, path: string): FunctionFacts | GlobalNode | ImportNode {
     const seen = known.get(fn)
     if (seen) return seen.free.every((name) => name.isStable) ? seen : { ...seen, readings: readNames(seen.free, theInspector().view(fn).scopes) }
     const complaint = complaintAbout(fn)
     if (complaint) throw refuse(this.#what, path, complaint)
     const view = theInspector().view(fn)
-    if (view.isBound) throw refuse(this.#what, path, COMPLAINTS.bound)
-    if (!view.location || view.location.script.url.startsWith('node:')) throw refuse(this.#what, path, COMPLAINTS.native)
+    if (!view.location || view.location.script.url.startsWith('node:')) {
+      const named = globalOf(fn) ?? builtinOf(fn)
+      if (named) return named
+      throw refuse(this.#what, path, view.isBound ? COMPLAINTS.bound : COMPLAINTS.native)
+    }
     const facts = factsOf(fn, view)
     if (typeof facts === 'string') throw refuse(this.#what, path, COMPLAINTS.noSource(facts))
     known.set(fn, facts)
@@ -384,7 +387,7 @@ export class Capture {
     const parts = types.isProxy(value) ? undefined : remoteParts(value)
     if (parts) return { node: this.#remote(value, parts, path) }
     if (EXTERNAL in value) return { external: this.#external(value) }
-    const named = types.isProxy(value) ? undefined : (globalOf(value) ?? moduleOf(value) ?? builtinOf(value) ?? commonJsModuleOf(value))
+    const named = mayHaveName(value) ? (globalOf(value) ?? moduleOf(value) ?? builtinOf(value) ?? commonJsModuleOf(value)) : undefined
     if (named) return { node: this.#node(value, named) }
     const complaint = complaintAbout(value)
     if (complaint) throw refuse(this.#what, path, complaint)
@@ -410,6 +413,14 @@ function readOutside(fn: Function, { name, binding }: FreeName, { site, readings
   // top-level `var` and functions of a classic script are properties of the global object
   if (binding.scope === analysis.top && !analysis.isModule && Object.hasOwn(globalThis, name)) return { value: Reflect.get(globalThis, name) as unknown }
   return reading
+}
+
+/** Most captured objects are plain data; globals and modules carry a tag, functions, or a prototype of their own. */
+function mayHaveName(value: object): boolean {
+  if (types.isProxy(value) || Array.isArray(value) || ArrayBuffer.isView(value)) return false
+  if (Symbol.toStringTag in value || Object.getPrototypeOf(value) !== Object.prototype) return true
+  const own = Object.values(Object.getOwnPropertyDescriptors(value))
+  return own.length === 0 || own.some((descriptor) => !('value' in descriptor) || typeof descriptor.value === 'function')
 }
 
 function hasAccessors(value: object): boolean {

@@ -31,7 +31,6 @@ export interface ScopeView {
   readonly variables: object
 }
 
-const REGISTRY = Symbol('beamline.functions')
 const GROUP = 'beamline'
 
 /** What is handed over between this module and the inspector's side. */
@@ -60,7 +59,7 @@ class Inspector {
         startColumn: params.startColumn,
       })
     })
-    const key = `${REGISTRY.description}.${crypto.randomUUID()}`
+    const key = 'beamline functions'
     Object.defineProperty(globalThis, key, { value: this.#registry, configurable: true })
     const { result } = this.#post<Runtime.EvaluateReturnType>('Runtime.evaluate', { expression: `globalThis[${JSON.stringify(key)}]`, silent: true })
     Reflect.deleteProperty(globalThis, key)
