@@ -2,11 +2,11 @@
  * Values to bytes and back, exactly or refused. The bytes of typed arrays stay outside the structure until they are written to their
  * place, so a large array is copied once, into shared memory, and never in the reader.
  */
+import { BeamlineError, type ErrorCode } from '../errors.ts'
 import { Decoder, type Internalize } from './decoder.ts'
 import { Encoder } from './encoder.ts'
 import * as f from './format.ts'
-
-export { type ClassCodec, registerClass, registerType, type TypeCodec } from './registry.ts'
+import { registerClass } from './registry.ts'
 
 /** A value whose structure is encoded and whose binary data is still where the user has it: write it before they change it. */
 export interface Encoded {
@@ -96,6 +96,29 @@ export function encodeInline(value: unknown, what: string, externalize?: Externa
 export function decode(bytes: Uint8Array, internalize?: Internalize): unknown {
   return new Decoder(bytes, internalize).readValue()
 }
+
+interface ErrorData {
+  readonly code: ErrorCode
+  readonly details: never
+  readonly stack: string | undefined
+  readonly options: ErrorOptions | undefined
+}
+
+// Inside values, for example among the results of Promise.allSettled; made anew from the table of errors.
+registerClass(BeamlineError, {
+  name: 'BeamlineError',
+  encode: (error): ErrorData => ({
+    code: error.code,
+    details: error.details as never,
+    stack: error.stack,
+    options: 'cause' in error ? { cause: error.cause } : undefined,
+  }),
+  decode: ({ code, details, stack, options }: ErrorData) => {
+    const error = new BeamlineError(code, details, options)
+    if (stack !== undefined) error.stack = stack
+    return error
+  },
+})
 
 function run(encoder: Encoder, value: unknown, what: string, externalize: Externalize | undefined): readonly Uint8Array[] {
   encoder.what = what

@@ -93,8 +93,8 @@ export abstract class ExoticWriter extends Writer {
       return
     }
     if (f.EXTERNAL_BRAND in value) return this.writeExternal(value, 'belongs to this process', 'send plain data')
-    if (types.isNativeError(value)) return this.writeError(value, prototype)
     const registration = registrationOf(prototype, value)
+    if (types.isNativeError(value) && registration?.encode === undefined) return this.writeError(value, prototype)
     if (registration === undefined) return this.refuseInstance(value, prototype)
     if (registration.encode === undefined) {
       this.bytes[this.position++] = f.CLASS

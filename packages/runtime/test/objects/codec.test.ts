@@ -2,7 +2,8 @@ import { createHook } from 'node:async_hooks'
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { BeamlineError } from '../../src/errors.ts'
-import { decode, encode, encodeInline, registerClass, registerType, write } from '../../src/objects/codec.ts'
+import { decode, encode, encodeInline, write } from '../../src/objects/codec.ts'
+import { registerClass, registerType } from '../../src/objects/registry.ts'
 import { difference } from './same-value.ts'
 
 const roundTrip = (value: unknown): unknown => decode(encodeInline(value, 'the value'))
@@ -267,6 +268,15 @@ describe('errors', () => {
     const back = roundTrip(error) as Registered
     expect(difference(error, back)).toBeUndefined()
     expect(back.describe()).toBe('code 7')
+  })
+
+  test('an error of Beamline comes back as one, also inside a value and as a cause', () => {
+    const error = new BeamlineError('OBJECT_LOST', { object: 'p:1', reason: 'test' }, { cause: new TypeError('inner') })
+    const back = roundTrip([error, new Error('outer', { cause: error })]) as [BeamlineError<'OBJECT_LOST'>, Error]
+    expect(BeamlineError.is(back[0], 'OBJECT_LOST')).toBe(true)
+    expect([back[0].message, back[0].details, back[0].stack]).toEqual([error.message, error.details, error.stack])
+    expect(back[0].cause).toBeInstanceOf(TypeError)
+    expect(back[1].cause).toBe(back[0])
   })
 
   test('a DOMException keeps name, code and stack', () => {
