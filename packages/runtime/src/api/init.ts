@@ -96,6 +96,7 @@ async function start(options: InitOptions): Promise<Cluster> {
   // The network part, the parser and the rest load while the daemon starts, and from the cache at the next start.
   enableCompileCache()
   const runtimeModule = import('../core/runtime.ts')
+  runtimeModule.catch(() => undefined) // awaited below, unless the daemon fails first
   const daemon = address === undefined ? await startOwn(options) : undefined
   const found = daemon ?? (await locate(address as string, options.token))
   const id = randomBytes(8).toString('hex')
