@@ -33,6 +33,8 @@ export function launchWorkers(config: DaemonConfig): Launched {
     gpuDevices: config.gpuDevices,
     workerIdPrefix: randomBytes(4).toString('hex'),
     prestart: Math.min(config.prestart, config.taskWorkersMax),
+    // Half of the cpus are busy with this process and the program that waits for it.
+    prestartAtOnce: Math.max(1, Math.floor(config.total.cpus / 20_000) - 1),
     prestartExecArgv: config.execArgv,
     prestartCwd: config.cwd,
     taskWorkersMax: config.taskWorkersMax,

@@ -56,7 +56,7 @@ export class NodeState {
   /** The first instructions: start the prestarted workers. */
   start(nowMs: number): NodeInstruction[] {
     this.tables.nowMs = nowMs
-    this.#prestart()
+    this.#prestart(this.tables.config.prestartAtOnce)
     return this.#take()
   }
 
@@ -409,9 +409,10 @@ export class NodeState {
     this.#prestart()
   }
 
-  #prestart(): void {
+  #prestart(most: number = this.tables.config.prestart): void {
     const { tables } = this
     const { config } = tables
+    const wanted = Math.min(config.prestart, most)
     let tasks = 0
     let starting = 0
     for (const worker of tables.workers.values()) {
@@ -420,7 +421,7 @@ export class NodeState {
     }
     // The last try of several is left to those who ask, and so is the error.
     const failures = tables.startFailures.get(startKeyOf(config.prestartExecArgv, {}, startFolder(config.prestartExecArgv, {}, config.prestartCwd)))?.count ?? 0
-    while (tasks < config.prestart && starting < config.startingMax && failures < config.startFailuresMax - 1) {
+    while (tasks < wanted && starting < config.startingMax && failures < config.startFailuresMax - 1) {
       spawnWorker(tables, config.prestartExecArgv)
       tasks++
       starting++

@@ -15,6 +15,8 @@ export interface NodeConfig {
   readonly workerIdPrefix: string
   /** Workers kept warm. */
   readonly prestart: number
+  /** How many of them start with the node; the others follow at its first tick or when they are asked for. The first task needs one, and soon. */
+  readonly prestartAtOnce: number
   /** Flags of the prestarted workers: those of the driver that an embedded node belongs to. */
   readonly prestartExecArgv: readonly string[]
   /** Folder of that driver. */

@@ -25,6 +25,15 @@ test('workers are started ahead of demand, as many as may start at one time', ()
   expect(machine.tick().take()).toEqual([spawn(3)])
 })
 
+test('the first worker need not share the machine with the others while it starts', () => {
+  const machine = new TestMachine({ prestart: 3, prestartAtOnce: 1 })
+  expect(machine.take()).toEqual([spawn(1)])
+  expect(machine.tick().take()).toEqual([spawn(2), spawn(3)])
+  const hurried = new TestMachine({ prestart: 3, prestartAtOnce: 1 }).driver('d1')
+  hurried.take()
+  expect(hurried.demand('d1', 1, 2).take()).toEqual([spawn(2)])
+})
+
 test('a demand binds a fresh worker to the job, and reuses it without another word', () => {
   const machine = new TestMachine({ prestart: 1 }).up(1).driver('d1')
   machine.take()

@@ -23,6 +23,7 @@ export const nodeConfig = (more: Partial<NodeConfig> = {}): NodeConfig => ({
   gpuDevices: [],
   workerIdPrefix: 'aaaaaaaa',
   prestart: 0,
+  prestartAtOnce: 100,
   taskWorkersMax: 8,
   startingMax: 4,
   ...more,
