@@ -20,6 +20,8 @@ export const LIMITS = {
   blockNoticeMs: 1,
   /** A closed link to a worker waits so long for the node's word on what happened. */
   lossNoticeMs: 2_000,
+  /** Longest time of a timer: a longer one would fire at once. */
+  timerMsMax: 2_147_483_647,
   /** Back-off of retries: doubles from the first to the second. */
   retryDelayMs: 100,
   retryDelayMaxMs: 5_000,

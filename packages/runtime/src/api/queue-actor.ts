@@ -3,6 +3,7 @@
  *
  * A waiting call is dropped when its caller goes away or withdraws it, so that no item is handed to nobody.
  */
+import { LIMITS } from '../limits.ts'
 import { currentTask } from './calls.ts'
 
 /** Answers travel as data: an error thrown here would arrive wrapped as a failure of the actor's code. */
@@ -86,7 +87,7 @@ export class QueueActor<T> {
     if (list.includes(waiting)) {
       if (timeoutMs === 0) refuse('timeout')
       else {
-        if (Number.isFinite(timeoutMs)) timer = setTimeout(() => refuse('timeout'), timeoutMs)
+        if (Number.isFinite(timeoutMs)) timer = setTimeout(() => refuse('timeout'), Math.min(timeoutMs, LIMITS.timerMsMax))
         signal?.addEventListener('abort', gone, { once: true })
       }
     }

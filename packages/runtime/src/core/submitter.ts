@@ -217,7 +217,7 @@ export class Submitter implements ShapePort {
     const peer = this.#runtime.peers.get(lease.worker, lease.address)
     this.pushTo(peer, record, lease.id)
     const { timeoutMs } = record.template
-    if (timeoutMs !== undefined) record.timer = setTimeout(() => this.#timedOut(record, timeoutMs), timeoutMs)
+    if (timeoutMs !== undefined) record.timer = setTimeout(() => this.#timedOut(record, timeoutMs), Math.min(timeoutMs, LIMITS.timerMsMax))
   }
 
   /** Sends a call to the worker that runs it, for tasks and actor calls alike. */

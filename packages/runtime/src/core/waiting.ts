@@ -2,6 +2,7 @@
  * Waiting for entries: the one promise behind `get` and `wait`, with time limit and abort signal.
  */
 import { BeamlineError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
 import type { ObjectEntry, Waiter } from './object-entry.ts'
 
 /** Why a wait ended. */
@@ -47,7 +48,7 @@ export class EntryWaiter implements Waiter {
     try {
       return await new Promise((resolve, reject) => {
         this.#resolve = resolve
-        if (timeoutMs !== undefined) timer = setTimeout(() => this.#end('timeout'), timeoutMs)
+        if (timeoutMs !== undefined) timer = setTimeout(() => this.#end('timeout'), Math.min(timeoutMs, LIMITS.timerMsMax))
         if (signal) {
           abort = () => reject(abortReason(signal))
           if (signal.aborted) abort()
