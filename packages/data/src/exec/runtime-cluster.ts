@@ -3,13 +3,15 @@
  *
  * A task returns its info and its block as two objects, an actor call streams the two, so the driver reads the info and never maps the block.
  */
-import { cancel, clusterInfo, get, init, isInitialized, type ObjectRef, put, remote, stop } from '@beamline/runtime'
+import { BeamlineError, cancel, clusterInfo, get, init, isInitialized, type ObjectRef, put, remote, stop } from '@beamline/runtime'
 import type { Compute, Stage } from '../plan/logical.ts'
 import { type PackedBlock, packBlock, unpackBlock } from '../transfer.ts'
 import type { BlockHandle, Call, Cluster, OperatorHost } from './cluster.ts'
 import type { OutputInfo } from './stages.ts'
 import { runTask, StageWorker, type TaskSpec } from './worker.ts'
 
+/** A worker of a pool may take so long to finish its batch and dispose its instances; then it is killed. */
+const STOP_TIMEOUT_MS = 5_000
 /** A crash of a worker repeats what it ran, up to so many times. */
 const CRASH_RETRIES = 3
 
@@ -17,6 +19,7 @@ type BlockRef = ObjectRef<PackedBlock>
 
 /** Handles type their methods for callers that pass values; here blocks are references. */
 interface WorkerHandle {
+  readonly cancel: { remote(): ObjectRef<void> }
   readonly run: { remote(spec: TaskSpec, ...blocks: BlockRef[]): AsyncIterableIterator<ObjectRef<unknown>> }
 }
 
@@ -72,16 +75,41 @@ class TaskHost implements OperatorHost {
 
 class PoolHost implements OperatorHost {
   readonly #workers: readonly WorkerHandle[]
+  #cancelled = false
 
   constructor(stages: readonly Stage[], compute: Compute, workers: number) {
-    const Worker = remote(StageWorker, { ...resourcesOf(compute), maxConcurrency: 1, maxRestarts: CRASH_RETRIES, maxTaskRetries: CRASH_RETRIES })
+    const Worker = remote(StageWorker, {
+      ...resourcesOf(compute),
+      maxConcurrency: 1,
+      concurrencyGroups: { control: { limit: 1, methods: ['cancel'] } },
+      maxRestarts: CRASH_RETRIES,
+      maxTaskRetries: CRASH_RETRIES,
+      stopTimeoutMs: STOP_TIMEOUT_MS,
+    })
     this.#workers = Array.from({ length: workers }, () => Worker.remote(stages) as never)
   }
 
   run(spec: TaskSpec, worker: number, blocks: readonly BlockHandle[]): Call {
     // The instances hold the stages; sending them again would ship the user's code with every call.
     const items = (this.#workers[worker] as WorkerHandle).run.remote({ ...spec, stages: [] }, ...(blocks as BlockRef[]))
-    return { result: fromStream(items), cancel: () => void items.return?.() }
+    const cancelCall = (): void => {
+      void items.return?.()
+      this.#cancelAll()
+    }
+    return { result: fromStream(items), cancel: cancelCall }
+  }
+
+  /** Calls of a pool are only cancelled together, when nobody wants its rows any more. */
+  #cancelAll(): void {
+    if (this.#cancelled) return
+    this.#cancelled = true
+    for (const worker of this.#workers) {
+      const done = worker.cancel.remote()
+      get(done).then(
+        () => done.release(),
+        () => done.release(),
+      )
+    }
   }
 
   async close(): Promise<void> {
@@ -90,17 +118,20 @@ class PoolHost implements OperatorHost {
 }
 
 async function fromStream(items: AsyncIterableIterator<ObjectRef<unknown>>): Call['result'] {
-  const info = await items.next()
-  const block = await items.next()
+  const info = (await items.next()) as IteratorResult<ObjectRef<OutputInfo>, undefined>
+  const block = (await items.next()) as IteratorResult<ObjectRef<PackedBlock | undefined>, undefined>
   await items.return?.()
-  return settle(info.value as ObjectRef<OutputInfo>, block.value as ObjectRef<PackedBlock | undefined>)
+  if (info.value !== undefined && block.value !== undefined) return settle(info.value, block.value)
+  info.value?.release()
+  throw new BeamlineError('CANCELLED', { task: 'a task of a pool', reason: 'its rows are not wanted any more' })
 }
 
+/** A block of written rows holds nothing. */
 async function settle(info: ObjectRef<OutputInfo>, block: ObjectRef<PackedBlock | undefined>): Call['result'] {
-  using ref = info
+  using _info = info
   try {
-    const output = await get(ref)
-    if (output.bytes > 0 || output.file === undefined) return { info: output, block }
+    const output = await get(info)
+    if (!output.written) return { info: output, block }
     block.release()
     return { info: output, block: undefined }
   } catch (error) {

@@ -16,6 +16,8 @@ export interface OutputInfo {
   readonly bytes: number
   /** Column names and type texts. */
   readonly columns: readonly (readonly [name: string, type: string])[]
+  /** The task wrote its rows, and has no block. */
+  readonly written: boolean
   /** The file that a writing task made; undefined when it had nothing to write. */
   readonly file: WrittenFile | undefined
 }
@@ -85,7 +87,7 @@ export class StageChain {
     for await (const batch of batches) results.push(batch)
     sameSchema(results, this.#stages)
     const batch = concat(results)
-    const info = { ...infoOf(batch), file: undefined }
+    const info = { ...infoOf(batch), written: write !== undefined, file: undefined }
     if (write === undefined) return { info, batch }
     // The first file is written even without rows, so that an empty dataset keeps its schema.
     const empty = batch.numRows === 0 && part > 0

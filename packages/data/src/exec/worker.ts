@@ -25,12 +25,13 @@ export interface TaskSpec {
 export type TaskResult = [info: OutputInfo, block: PackedBlock | undefined]
 
 export async function runTask(spec: TaskSpec, ...blocks: PackedBlock[]): Promise<TaskResult> {
-  return run(new StageChain(spec.stages), spec, blocks)
+  return run(new StageChain(spec.stages), spec, blocks, currentTask()?.signal)
 }
 
 /** A worker of a pool: keeps the instances of the user's classes between tasks. */
 export class StageWorker {
   readonly #chain: StageChain
+  readonly #cancelled = new AbortController()
 
   constructor(stages: readonly Stage[]) {
     this.#chain = new StageChain(stages)
@@ -38,7 +39,12 @@ export class StageWorker {
 
   /** Yields the info, then the block. */
   async *run(spec: TaskSpec, ...blocks: PackedBlock[]): AsyncGenerator<OutputInfo | PackedBlock | undefined> {
-    yield* await run(this.#chain, spec, blocks)
+    yield* await run(this.#chain, spec, blocks, this.#cancelled.signal)
+  }
+
+  /** Ends the calls that run or wait, for good: the pool is about to stop. Runs beside them. */
+  cancel(): void {
+    this.#cancelled.abort(new Error('the run was cancelled'))
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -46,9 +52,9 @@ export class StageWorker {
   }
 }
 
-async function run(chain: StageChain, spec: TaskSpec, blocks: readonly PackedBlock[]): Promise<TaskResult> {
+async function run(chain: StageChain, spec: TaskSpec, blocks: readonly PackedBlock[], signal: AbortSignal | undefined): Promise<TaskResult> {
   const input = spec.source === undefined || spec.source.kind === 'items' ? slicesOf(spec, blocks) : [await sourceBatch(spec.source)]
-  const { info, batch } = await untilCancelled((signal) => chain.run(input, spec.part, signal))
+  const { info, batch } = await untilAborted(signal, () => chain.run(input, spec.part, signal))
   return [info, batch && packBlock(batch)]
 }
 
@@ -57,15 +63,14 @@ function slicesOf({ slices }: TaskSpec, blocks: readonly PackedBlock[]): RecordB
 }
 
 /** A cancelled task ends at once and frees its worker, also when the user's function waits for something that never comes. */
-async function untilCancelled<T>(run: (signal: AbortSignal | undefined) => Promise<T>): Promise<T> {
-  const signal = currentTask()?.signal
-  if (signal === undefined) return run(undefined)
+async function untilAborted<T>(signal: AbortSignal | undefined, run: () => Promise<T>): Promise<T> {
+  if (signal === undefined) return run()
   signal.throwIfAborted()
   const { promise, reject } = Promise.withResolvers<never>()
   const abort = (): void => reject(signal.reason)
   signal.addEventListener('abort', abort, { once: true })
   try {
-    return await Promise.race([run(signal), promise])
+    return await Promise.race([run(), promise])
   } finally {
     signal.removeEventListener('abort', abort)
   }
