@@ -189,6 +189,7 @@ export class Encoder extends ExoticWriter {
   /** Elements from `start`, which is a hole, as (index, value) pairs: an array of a million holes costs what it holds. */
   private writeSparse(value: readonly unknown[], start: number): void {
     const present = keysOf(value).filter((key) => isIndex(key) && Number(key) > start)
+    this.reserve(16) // no value begins here, so nobody has
     this.bytes[this.position++] = f.SPARSE_REST
     this.writeVarint(present.length)
     for (const key of present) {

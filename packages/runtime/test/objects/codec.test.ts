@@ -3,6 +3,7 @@ import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import { BeamlineError } from '../../src/errors.ts'
 import { decode, encode, encodeInline, write } from '../../src/objects/codec.ts'
+import { Encoder } from '../../src/objects/encoder.ts'
 import { registerClass, registerType } from '../../src/objects/registry.ts'
 import { difference } from './same-value.ts'
 
@@ -74,6 +75,7 @@ const exact: Record<string, unknown> = {
   'a string with a zero character': 'a\0b',
   'an empty array and object': [[], {}],
   holes: [, 1, , , 2, ,],
+  'a hole behind packed numbers': [[1, 2, 3, 4, 5, 6, 7, 8], , [0.5, 1.5, 2.5, 3.5, 4.5, 5.5, 6.5, 7.5], , ,],
   'only holes': new Array(5),
   'a hole is not undefined': [undefined, , undefined],
   'four billion holes': sparse,
@@ -148,6 +150,19 @@ describe('exactly what went in comes out', () => {
       expect(difference(value, throughMemory(value))).toBeUndefined()
     })
   }
+
+  test('wherever in the buffer of the encoder it begins', () => {
+    for (const [name, value] of Object.entries(exact)) {
+      if (encodeInline(value, name).length > 4_000) continue
+      for (let before = 0; before < 100; before++) {
+        const encoder = new Encoder() // begins with a buffer of 32 KiB
+        const pair = ['y'.repeat(32_768 - 24 - before), value]
+        encoder.writeValue(pair)
+        encoder.writeTrailer()
+        expect(difference(pair, decode(encoder.finish(encoder.form))), `${name}, ${before} bytes before the end`).toBeUndefined()
+      }
+    }
+  })
 
   const string = fc.oneof(
     fc.string(),
