@@ -3,7 +3,7 @@
  *
  * A task returns its info and its block as two objects, an actor call streams the two, so the driver reads the info and never maps the block.
  */
-import { BeamlineError, cancel, clusterInfo, get, init, isInitialized, type ObjectRef, put, remote, stop } from '@beamline/runtime'
+import { BeamlineError, cancel, clusterInfo, get, init, isInitialized, kill, type ObjectRef, put, remote, stop } from '@beamline/runtime'
 import type { Compute, Stage } from '../plan/logical.ts'
 import { type PackedBlock, packBlock, unpackBlock } from '../transfer.ts'
 import type { BlockHandle, Call, Cluster, OperatorHost } from './cluster.ts'
@@ -75,7 +75,8 @@ class TaskHost implements OperatorHost {
 
 class PoolHost implements OperatorHost {
   readonly #workers: readonly WorkerHandle[]
-  #cancelled = false
+  /** Answers of the workers that were told to cancel. */
+  #cancelling: Promise<void>[] | undefined
 
   constructor(stages: readonly Stage[], compute: Compute, workers: number) {
     const Worker = remote(StageWorker, {
@@ -101,19 +102,20 @@ class PoolHost implements OperatorHost {
 
   /** Calls of a pool are only cancelled together, when nobody wants its rows any more. */
   #cancelAll(): void {
-    if (this.#cancelled) return
-    this.#cancelled = true
-    for (const worker of this.#workers) {
-      const done = worker.cancel.remote()
-      get(done).then(
-        () => done.release(),
-        () => done.release(),
-      )
-    }
+    this.#cancelling ??= this.#workers.map(async (worker) => {
+      using done = worker.cancel.remote()
+      await get(done, { timeoutMs: STOP_TIMEOUT_MS })
+    })
   }
 
   async close(): Promise<void> {
-    await Promise.all(this.#workers.map((worker) => stop(worker)))
+    const answers = await Promise.allSettled(this.#cancelling ?? [])
+    await Promise.all(
+      this.#workers.map(async (worker, index) => {
+        if (answers[index]?.status === 'rejected') kill(worker)
+        else await stop(worker)
+      }),
+    )
   }
 }
 
