@@ -88,7 +88,9 @@ export function bufferAt(address: bigint, bytes: number): ArrayBuffer {
 
 /** Gives the file this size with every page reserved, so that writing to a mapping of it cannot fail; off the main thread. */
 export async function reserveFile(fd: number, bytes: number): Promise<void> {
-  const code = process.platform === 'darwin' ? await preallocate(fd, bytes) : await fallocate(fd, bytes)
+  const reserve = process.platform === 'darwin' ? preallocate : fallocate
+  let code = await reserve(fd, bytes)
+  while (code === constants.errno.EINTR) code = await reserve(fd, bytes) // a signal, such as that of a child that ended
   if (code !== 0) throw Object.assign(new Error(`cannot reserve ${bytes} bytes: ${errorName(code)}`), { code: errorName(code) })
 }
 
