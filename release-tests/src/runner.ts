@@ -50,7 +50,8 @@ export async function main(argv: readonly string[], terminal: Terminal): Promise
   for (const test of tests) {
     const result = await runTest(test, options, terminal)
     results.push(result)
-    terminal.stdout.write(`${renderTest(test, result, { color })}\n\n`)
+    const shown = options.metrics === undefined ? test : { ...test, excluded: {} }
+    terminal.stdout.write(`${renderTest(shown, result, { color })}\n\n`)
   }
   const info = runInfo(options)
   const historyFile = path.join(options.results, 'history.jsonl')
