@@ -10,7 +10,7 @@ import { BeamlineError } from '../errors.ts'
 import { emitFunction, type LiveImport, unusedName } from './emit.ts'
 import { computedHeritage, type FreeName, type FunctionFacts, factsOf, type Reading, readNames } from './function-facts.ts'
 import { identityOf } from './identity.ts'
-import { type FunctionView, theInspector } from './inspector.ts'
+import { theInspector } from './inspector.ts'
 import {
   builtinOf,
   commonJsModuleOf,
@@ -325,12 +325,13 @@ export class Capture {
   #globalName({ name, binding }: FreeName, path: string): void {
     if (binding) throw refuse(this.#what, path, binding.kind === 'self' ? COMPLAINTS.selfName : COMPLAINTS.unreadable)
     if (isStandardGlobal(name)) {
-      const value: unknown = Object.getOwnPropertyDescriptor(globalThis, name)?.value
-      if (typeof value === 'function' && isReplaced(value)) throw refuse(this.#what, path, COMPLAINTS.replacedGlobal)
+      const replaced = replacedPart(name)
+      if (replaced !== undefined) throw refuse(this.#what, path.replace(`"${name}"`, `"${replaced}"`), COMPLAINTS.replacedGlobal)
       return
     }
-    // absent everywhere: the name throws, or is only asked for with typeof, here and there alike
     if (name in globalThis) throw refuse(this.#what, path, COMPLAINTS.programGlobal(name))
+    // absent everywhere: the name throws, or is only asked for with typeof, here and there alike, until someone sets it
+    this.isDynamic = true
   }
 
   #require(free: FreeName, parent: string, path: string): number {
@@ -435,15 +436,33 @@ function isNamer(reading: Reading | undefined): boolean {
   return typeof value === 'function' && /^\(?\w+, ?\w+\)? ?=> ?\w+\(\w+, ?"name", ?\{ ?value(: ?\w+)?, ?configurable: ?(true|!0) ?\}\)$/.test(String(value))
 }
 
-/** A standard global that is neither native nor Node's own. */
-function isReplaced(value: Function): boolean {
-  if (/\{\s*\[native code\]\s*\}$/.test(Function.prototype.toString.call(value))) return false
-  let view: FunctionView | undefined = originals.get(value)
-  if (!view) originals.set(value, (view = theInspector().view(value)))
-  return view.location !== undefined && !view.location.script.url.startsWith('node:')
+/** Globals whose functions a program may replace to control time or chance, which a worker would not see. */
+const CONTROLLED = new Set(['Math', 'Date', 'JSON', 'Object', 'Promise', 'Reflect'])
+
+/** The standard global, or the function of one, that this program has replaced. */
+function replacedPart(name: string): string | undefined {
+  const value: unknown = Object.getOwnPropertyDescriptor(globalThis, name)?.value
+  if (typeof value === 'function' && isReplaced(value)) return name
+  if (!CONTROLLED.has(name)) return undefined
+  for (const [key, descriptor] of Object.entries(Object.getOwnPropertyDescriptors(value))) {
+    if (typeof descriptor.value === 'function' && isReplaced(descriptor.value as Function)) return `${name}.${key}`
+  }
+  return undefined
 }
 
-const originals = new WeakMap<Function, FunctionView>()
+/** Neither native nor Node's own. */
+function isReplaced(value: Function): boolean {
+  let known = originals.get(value)
+  if (known === undefined) {
+    const isNative = /\{\s*\[native code\]\s*\}$/.test(Function.prototype.toString.call(value))
+    const view = theInspector().view(value)
+    known = isNative ? !view.isBound : (view.location?.script.url.startsWith('node:') ?? false)
+    originals.set(value, known)
+  }
+  return !known
+}
+
+const originals = new WeakMap<Function, boolean>()
 
 function lineAndColumn(source: string, offset: number): { line: number; column: number } {
   let line = 0

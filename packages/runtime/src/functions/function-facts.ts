@@ -5,7 +5,7 @@
  */
 import type { Class } from 'acorn'
 import { type FunctionView, type ScopeView, type ScriptInfo, theInspector } from './inspector.ts'
-import { exportOf } from './module-reference.ts'
+import { exportOf, importsEntry } from './module-reference.ts'
 import type { CommonJsNode, ImportNode } from './payload.ts'
 import { analyseScript, type Binding, encloses, type FunctionSite, type Reference, type ScriptAnalysis, type Special } from './scope-analysis.ts'
 
@@ -76,7 +76,7 @@ export function factsOf(fn: Function, view: FunctionView): FunctionFacts | strin
   const specials = analysis.specials.filter(
     (s) => s.start >= site.bodyStart && s.start < site.end && (s.owner === undefined || encloses(s.owner, site.outerScope)),
   )
-  const free = freeNames(analysis, site)
+  const free = freeNames(analysis, site, script)
   return { script, analysis, site, specials, free, readings: readNames(free, view.scopes), exported: exportOf(fn, script, analysis, site, view) }
 }
 
@@ -115,7 +115,7 @@ function siteOf(analysis: ScriptAnalysis, text: string, offset: number): Functio
   return same.length === 1 ? same[0] : same.find((site) => site.start <= offset && offset < site.end)
 }
 
-function freeNames(analysis: ScriptAnalysis, site: FunctionSite): FreeName[] {
+function freeNames(analysis: ScriptAnalysis, site: FunctionSite, script: ScriptInfo): FreeName[] {
   const byName = new Map<string, Reference[]>()
   const { references } = analysis
   const heritage = computedHeritage(site)
@@ -130,7 +130,7 @@ function freeNames(analysis: ScriptAnalysis, site: FunctionSite): FreeName[] {
   }
   return [...byName].map(([name, list]) => {
     const binding = list[0]?.binding
-    return { name, binding, references: list, isStable: binding !== undefined && isStable(binding) }
+    return { name, binding, references: list, isStable: binding ? isStable(binding, script) : isWrapperName(name, analysis, script) }
   })
 }
 
@@ -152,8 +152,16 @@ function firstAtOrAfter(references: readonly Reference[], start: number): number
   return low
 }
 
-function isStable(binding: Binding): boolean {
+/** The parameters of the function around a CommonJS module, which the script itself does not show. */
+function isWrapperName(name: string, analysis: ScriptAnalysis, script: ScriptInfo): boolean {
+  if (script.isModule || !/^(require|module|exports|__filename|__dirname)$/.test(name)) return false
+  return !analysis.references.some((reference) => reference.write && reference.name === name && !reference.binding)
+}
+
+function isStable(binding: Binding, script: ScriptInfo): boolean {
   if (binding.reassigned) return false
+  // the entry file's exports are captured by value, and only it knows whether it assigns to them
+  if (binding.imported && importsEntry(binding.imported.specifier, script.url)) return false
   for (let scope: Binding['scope'] | undefined = binding.scope; scope; scope = scope.parent) if (scope.dynamic) return false
   return true
 }

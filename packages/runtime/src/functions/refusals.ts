@@ -2,6 +2,7 @@
  * Why a value cannot leave its process, in words: the sentences of NOT_SERIALIZABLE for functions and what they capture.
  * Pure except for reading the value's own brands.
  */
+import { findSourceMap } from 'node:module'
 import { relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { types } from 'node:util'
@@ -17,11 +18,14 @@ export function refuse(what: string, path: string, complaint: Complaint, cause?:
   return new BeamlineError('NOT_SERIALIZABLE', { what, path, ...complaint }, cause === undefined ? undefined : { cause })
 }
 
-/** `src/train.ts:12:7` of an offset in a script. */
+/** `src/train.ts:12:7` of an offset in a script, as it was written where a source map says so. */
 export function placeOf(url: string, source: string, offset: number): string {
   const before = source.slice(0, offset)
-  const line = before.split('\n').length
-  return `${fileOf(url)}:${line}:${offset - before.lastIndexOf('\n')}`
+  const line = before.split('\n').length - 1
+  const column = offset - before.lastIndexOf('\n') - 1
+  const origin = findSourceMap(url)?.findOrigin(line + 1, column + 1)
+  if (origin && 'lineNumber' in origin) return `${fileOf(origin.fileName)}:${origin.lineNumber}:${origin.columnNumber}`
+  return `${fileOf(url)}:${line + 1}:${column + 1}`
 }
 
 export function fileOf(url: string): string {
