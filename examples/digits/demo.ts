@@ -26,12 +26,12 @@ try {
   const seconds = (performance.now() - started) / 1000
 
   let right = 0
-  for await (const { label, predicted } of Dataset.readParquet<{ label: number; predicted: number }>(output).iterBatches()) {
+  for await (const { label, predicted } of Dataset.readParquet<{ label: number; predicted: number }>(output).iterBatches({ progress: false })) {
     const [labels, predictions] = [label as Int8Array, predicted as Int8Array]
     for (let row = 0; row < labels.length; row++) if (labels[row] === predictions[row]) right++
   }
   const count = (n: number): string => n.toLocaleString('en-US')
-  console.log(`${count(rows)} rows in ${seconds.toFixed(2)} s, ${count(Math.round(rows / seconds))} rows/s, ${files.length} files in ${output}`)
+  console.log(`${count(rows)} rows in ${seconds.toFixed(2)} s, ${count(Math.round(rows / seconds))} rows/s, ${files.length} files`)
   console.log(`accuracy ${((100 * right) / rows).toFixed(2)} %: ${count(right)} of ${count(rows)} labels`)
 } finally {
   if (chosen === undefined) await rm(output, { recursive: true })

@@ -8,6 +8,7 @@ import { type PackedBlock, packBlock, unpackBlock } from '../src/transfer.ts'
 
 export class LocalCluster implements Cluster {
   readonly cpus = 2
+  readonly gpus = 0
   readonly storeBytes = 1e9
   readonly blocks: Set<BlockHandle> = new Set()
   running = 0

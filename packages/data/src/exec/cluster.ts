@@ -24,6 +24,7 @@ export interface OperatorHost {
 
 export interface Cluster {
   readonly cpus: number
+  readonly gpus: number
   /** Capacity of the object store. */
   readonly storeBytes: number
   open(name: string, stages: readonly Stage[], compute: Compute, workers: number): OperatorHost

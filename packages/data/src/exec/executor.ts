@@ -1,6 +1,7 @@
 /**
  * Drives the state machine: instructions become calls on the cluster, their outcomes become events. Nothing is decided here.
  */
+import { BeamlineError } from '@beamline/runtime'
 import type { PhysicalOperator, PhysicalPlan } from '../plan/physical.ts'
 import type { BlockHandle, Call, Cluster, OperatorHost } from './cluster.ts'
 import { checkColumns, type OutputInfo } from './stages.ts'
@@ -77,6 +78,7 @@ class Execution {
     this.#cluster = cluster
     this.#onProgress = onProgress
     const specs = plan.operators.map((operator) => specOf(operator, cluster.cpus))
+    checkFits(plan, specs, cluster)
     this.#state = new ExecutorState(specs, {
       bytesMax: STORE_SHARE * cluster.storeBytes,
       outputsMax: 4 * cluster.cpus + 4,
@@ -221,6 +223,25 @@ class Execution {
     const calls = [...this.#calls].filter(([key]) => key.startsWith(`${op}:`)).map(([, { result }]) => result)
     await Promise.allSettled(calls)
     await close()
+  }
+}
+
+/** Pools hold what they ask for until the end, so it must all be there at once, with room for one task beside them. */
+function checkFits({ operators }: PhysicalPlan, specs: readonly OperatorSpec[], cluster: Cluster): void {
+  for (const resource of ['cpus', 'gpus'] as const) {
+    let pools = 0
+    let task = 0
+    for (const [op, operator] of operators.entries()) {
+      if (operator.kind === 'limit') continue
+      const { workers } = specs[op] as OperatorSpec
+      const wanted = operator.compute[resource]
+      if (workers > 0) pools += workers * (wanted ?? 0)
+      else task = Math.max(task, wanted ?? (resource === 'cpus' ? 1 : 0))
+    }
+    if (pools === 0 || pools + task <= cluster[resource]) continue
+    const names = operators.filter((_, op) => (specs[op] as OperatorSpec).workers > 0).map(({ name }) => name)
+    const wanted = `${pools} ${resource} for its workers and ${task} for a task beside them`
+    throw new BeamlineError('INFEASIBLE', { what: names.join(', '), wanted, has: `${cluster[resource]} ${resource}; lower concurrency or ${resource}` })
   }
 }
 

@@ -33,9 +33,10 @@ export async function runtimeCluster(): Promise<Cluster> {
     })
     await starting
   }
-  const { cpus, storeBytes } = clusterInfo()
+  const { cpus, gpus, storeBytes } = clusterInfo()
   return {
     cpus: Math.max(1, Math.floor(cpus)),
+    gpus,
     storeBytes,
     open: (name, stages, compute, workers) => (workers > 0 ? new PoolHost(stages, compute, workers) : new TaskHost(name, compute)),
     put: (batch) => Promise.resolve(put(packBlock(batch))),

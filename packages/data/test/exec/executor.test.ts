@@ -2,7 +2,7 @@
 import { fileURLToPath } from 'node:url'
 import { describe, expect, test } from 'vitest'
 import { execute } from '../../src/exec/executor.ts'
-import { ANY_WORKER, type LogicalPlan, type Stage } from '../../src/plan/logical.ts'
+import { ANY_WORKER, type Compute, type LogicalPlan, type Stage } from '../../src/plan/logical.ts'
 import { planPhysical } from '../../src/plan/physical.ts'
 import { LocalCluster } from '../local-cluster.ts'
 
@@ -88,6 +88,25 @@ describe('an execution', () => {
       delivery.done()
     }
     expect({ rows, started: cluster.started }).toEqual({ rows: 500, started: 2 })
+    nothingLeft(cluster)
+  })
+
+  test('whose pools cannot fit beside a task is refused before anything starts', async () => {
+    const cluster = new LocalCluster()
+    const pool = (compute: Partial<Compute>): LogicalPlan => ({
+      kind: 'transform',
+      input: read,
+      stages: [filter(() => true)],
+      compute: { ...ANY_WORKER, kind: 'pool', ...compute },
+    })
+    const refused = execute(await planPhysical(pool({ concurrency: 2, cpus: 1 })), cluster).next()
+    await expect(refused).rejects.toMatchObject({
+      code: 'INFEASIBLE',
+      details: { wanted: '2 cpus for its workers and 1 for a task beside them', has: /^2 cpus/ },
+    })
+    await expect(execute(await planPhysical(pool({ concurrency: 1, gpus: 1 })), cluster).next()).rejects.toMatchObject({ code: 'INFEASIBLE' })
+    expect(cluster.openHosts).toBe(0)
+    for await (const { done } of execute(await planPhysical(pool({ concurrency: 1, cpus: 1 })), cluster)) done()
     nothingLeft(cluster)
   })
 
