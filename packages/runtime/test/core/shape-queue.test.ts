@@ -62,6 +62,7 @@ class World implements ShapePort {
 
   push(lease: Lease, record: TaskRecord): void {
     must(!this.done.has(record.number), () => 'a task that is done is pushed')
+    must(!lease.blocked && !lease.reclaimed, () => 'a lease that is blocked or wanted back gets a task')
     this.#worker(lease).inbox.push({ task: record.number })
   }
 

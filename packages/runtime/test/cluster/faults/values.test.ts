@@ -20,7 +20,7 @@ test('an argument of 2 GiB + 1 B travels', async () => {
   const program = start('twoGiB', String(3 * 1024))
   expect(await program.event('argument')).toMatchObject({ value: 2 * GIB + 1 })
   await finished(program)
-})
+}, 180_000)
 
 test('a value larger than the store is refused with the numbers, wherever it comes from', async () => {
   const program = start('tooLarge', '32')
