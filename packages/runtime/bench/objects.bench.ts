@@ -17,17 +17,12 @@ const directory = mkdtempSync(`${existsSync('/dev/shm') ? '/dev/shm' : tmpdir()}
 const median = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1]!
 const gigabytes = (milliseconds: number): string => `${(BYTES / milliseconds / 1e6).toFixed(2)} GB/s`
 
-/** Milliseconds of each of a few rounds of `run`; `clean` is not timed. */
-async function time(run: () => unknown, clean: () => unknown = () => {}, rounds: number = ROUNDS): Promise<number> {
-  const taken: number[] = []
-  for (let i = 0; i < rounds; i++) {
-    const start = performance.now()
-    const result = run()
-    if (result instanceof Promise) await result
-    taken.push(performance.now() - start)
-    await clean()
-  }
-  return median(taken)
+/** Milliseconds of one run. */
+async function time(run: () => unknown): Promise<number> {
+  const start = performance.now()
+  const result = run()
+  if (result instanceof Promise) await result
+  return performance.now() - start
 }
 
 try {
@@ -49,25 +44,28 @@ try {
   }
   const free = (): void => pool.free(block!.segment, block!.offset, block!.bytes)
 
-  const fresh = await time(put, free, 1)
-  await put()
-  const target = block!.view
-  const bytes = new Uint8Array(value.weights.buffer, 0, target.length - 64)
-  const copy = await time(() => target.set(bytes))
-  free()
-  const warm = await time(put, free)
-  await put()
-
   const mapper = new ObjectMapper()
   let mapped: { weights: Float64Array } | undefined
   const map = (): void => {
     mapped = decode(mapper.map(block!, () => {})) as { weights: Float64Array }
   }
-  const get = await time(map, () => {
+
+  const fresh = await time(put)
+  const bytes = new Uint8Array(value.weights.buffer)
+  const copies: number[] = []
+  const puts: number[] = []
+  const gets: number[] = []
+  // In turn, so that whatever else the machine does falls on all of them.
+  for (let i = 0; i < ROUNDS; i++) {
+    copies.push(await time(() => block!.view.set(bytes)))
+    free()
+    puts.push(await time(put))
+    gets.push(await time(map))
     assert.equal(mapped!.weights.at(-1), 1.5)
     mapped = undefined
-    return new Promise((resolve) => setImmediate(resolve))
-  })
+    await new Promise((resolve) => setImmediate(resolve))
+  }
+  const [copy, warm, get] = [copies, puts, gets].map(median) as [number, number, number]
 
   console.log(`put of 800 MiB, fresh pages    ${fresh.toFixed(0)} ms   ${gigabytes(fresh)}`)
   console.log(`copy into warm mapping         ${copy.toFixed(1)} ms   ${gigabytes(copy)}`)
