@@ -178,30 +178,29 @@ let waitStamp = 0
 export async function wait<T extends ObjectRef<unknown>>(refs: readonly T[], options: WaitOptions = {}): Promise<{ ready: T[]; pending: T[] }> {
   const runtime = current('wait()')
   const count = options.count === undefined ? Math.min(1, refs.length) : whole('count', options.count, 0)
+  const now = partition(refs)
+  if (count > now.ready.length + now.pending.length) {
+    const expected = `at most ${now.ready.length + now.pending.length}, the distinct references given`
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'count', got: String(count), expected })
+  }
+  if (now.ready.length >= count) return now
+  const pending = now.pending.map((ref) => entryOf(ref) as ObjectEntry)
+  await await_(runtime, pending, count - now.ready.length, false, options)
+  return partition(refs)
+}
+
+/** One pass: a loop that waits for one of a thousand references after another looks at half a million of them. */
+function partition<T extends ObjectRef<unknown>>(refs: readonly T[]): { ready: T[]; pending: T[] } {
   const stamp = ++waitStamp
-  const distinct: T[] = []
-  const entries: ObjectEntry[] = []
-  for (let i = 0; i < refs.length; i++) {
-    const entry = refEntry(refs[i], 'element of wait()', i)
-    if (entry.seenBy === stamp) continue
-    entry.seenBy = stamp
-    distinct.push(refs[i] as T)
-    entries.push(entry)
-  }
-  if (count > distinct.length) {
-    throw new BeamlineError('INVALID_ARGUMENT', { what: 'count', got: String(count), expected: `at most ${distinct.length}, the distinct references given` })
-  }
-  let readyCount = 0
-  for (const entry of entries) if (entry.stored !== undefined) readyCount++
-  if (readyCount < count) {
-    const pending = entries.filter((entry) => entry.stored === undefined)
-    await await_(runtime, pending, count - readyCount, false, options)
-  }
   const ready: T[] = []
   const pending: T[] = []
-  for (let i = 0; i < distinct.length; i++) {
-    if ((entries[i] as ObjectEntry).stored !== undefined) ready.push(distinct[i] as T)
-    else pending.push(distinct[i] as T)
+  for (let i = 0; i < refs.length; i++) {
+    const ref = refs[i] as T
+    const entry = refEntry(ref, 'element of wait()', i)
+    if (entry.seenBy === stamp) continue
+    entry.seenBy = stamp
+    if (entry.stored === undefined) pending.push(ref)
+    else ready.push(ref)
   }
   return { ready, pending }
 }

@@ -14,7 +14,7 @@ export interface Lease {
   readonly address: string
   /** Pushed and not answered, oldest first; the worker runs them in this order. */
   readonly inFlight: Map<number, TaskRecord>
-  /** Moving average of the run time of a task; undefined before the first. */
+  /** Moving average of the run time of a task; undefined before the queue's first. */
   msPerTask: number | undefined
   /** Its running task waits for objects: it gets nothing more until that one is done. */
   blocked: boolean
@@ -45,6 +45,8 @@ export class ShapeQueue {
   readonly #aheadMax: number
   #demanded = 0
   #inFlight = 0
+  /** Where new leases start: leases that change hands often would never learn how short the tasks are. */
+  #msPerTask: number | undefined
 
   /** @param aheadMax - tasks in flight per lease at most; 1 for tasks that must not be started twice */
   constructor(key: number, port: ShapePort, aheadMax: number = LIMITS.pushAheadTasksMax) {
@@ -71,7 +73,7 @@ export class ShapeQueue {
     this.#demanded = Math.max(0, this.#demanded - 1)
     const now = this.#port.now()
     const lease: Lease = {
-      id, worker, address, inFlight: new Map(), msPerTask: undefined, blocked: false, reclaimed: false, takingBack: false, idleSince: now, progressAt: now,
+      id, worker, address, inFlight: new Map(), msPerTask: this.#msPerTask, blocked: false, reclaimed: false, takingBack: false, idleSince: now, progressAt: now,
     }
     this.leases.set(id, lease)
     this.pump()
@@ -158,6 +160,7 @@ export class ShapeQueue {
     lease.blocked = false
     lease.progressAt = this.#port.now()
     lease.msPerTask = lease.msPerTask === undefined ? execMs : lease.msPerTask * 0.7 + execMs * 0.3
+    this.#msPerTask = lease.msPerTask
     if (lease.inFlight.size === 0) {
       lease.idleSince = lease.progressAt
       if (lease.reclaimed) this.#return(lease, false)
