@@ -71,9 +71,9 @@ export function registerClass<T extends object>(Class: abstract new (...args: ne
 
 /**
  * Let values that a library recognises by its own means travel: a brand, several copies of a package, a family of classes.
- * Asked only for objects that nothing else accepts.
+ * Asked only for objects that nothing else accepts. A type of the same name is replaced: a module may be loaded twice.
  *
- * @throws {@link BeamlineError} `INVALID_ARGUMENT` when the name is taken
+ * @throws {@link BeamlineError} `INVALID_ARGUMENT` when a class has the name
  */
 export function registerType<T extends object>(codec: TypeCodec<T>): void {
   const type: RegisteredType = {
@@ -84,6 +84,8 @@ export function registerType<T extends object>(codec: TypeCodec<T>): void {
     decode: codec.decode as unknown as (data: unknown) => object,
   }
   add(type)
+  const previous = types.findIndex(({ name }) => name === type.name)
+  if (previous >= 0) types.splice(previous, 1)
   types.push(type)
 }
 

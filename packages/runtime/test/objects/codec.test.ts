@@ -397,6 +397,10 @@ describe('registered classes', () => {
       decode: (degrees: number) => make(degrees) as { degrees: number },
     })
     expect(roundTrip(make(21))).toMatchObject({ degrees: 21 })
+    const again = { name: 'test.celsius', matches: (value: object) => brand in value, encode: () => 'new', decode: (text: string) => ({ text }) }
+    registerType(again)
+    expect(roundTrip(make(21))).toEqual({ text: 'new' })
+    expect(() => registerType({ ...again, name: 'Point' })).toThrow(/another name/)
   })
 })
 
