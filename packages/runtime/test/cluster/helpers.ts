@@ -1,5 +1,6 @@
 /** What several of these tests use: actors to meet at, errors as values. */
 import type { BeamlineError } from '@beamline/runtime'
+import { current } from '../../src/core/current.ts'
 
 /** The error that a promise rejects with; fails when it does not. */
 export async function failure(promise: Promise<unknown>): Promise<BeamlineError & { cause: never }> {
@@ -80,5 +81,27 @@ export async function collectUntil(happened: () => boolean | Promise<boolean>): 
   while (!(await happened())) {
     global.gc?.()
     await new Promise((resolve) => setTimeout(resolve, 10))
+  }
+}
+
+export interface StoreUse {
+  /** Bytes of living objects in shared memory, of all processes. */
+  readonly objectBytes: number
+  /** What `list objects` shows of shared memory. */
+  readonly objects: number
+  /** Objects of this process that somebody holds. */
+  readonly owned: number
+  readonly ownedBytes: number
+  readonly borrowed: number
+}
+
+/** What the store and the references of this process hold at the moment. */
+export async function storeUse(): Promise<StoreUse> {
+  const runtime = current()
+  const { rows: stored } = (await runtime.query('objects', 0)) as { rows: { bytes: number }[] }
+  const { references, store } = runtime
+  return {
+    objectBytes: stored.reduce((sum, { bytes }) => sum + bytes, 0), objects: stored.length, owned: references.owned, ownedBytes: store.ownedBytes,
+    borrowed: references.borrowedCount,
   }
 }
