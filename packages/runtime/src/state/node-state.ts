@@ -151,13 +151,14 @@ export class NodeState {
       this.#release(lease, !others)
       if (!others) stopWorker(tables, lease.worker, false, `the process ${id} that it worked for is gone`)
     }
-    if (process.kind === 'driver') this.#stopIdleOfDeadJobs()
+    if (process.kind === 'driver') this.#stopWorkersOfDeadJobs()
   }
 
-  #stopIdleOfDeadJobs(): void {
+  // Also busy ones: a worker may hold a lease on itself, or two on each other.
+  #stopWorkersOfDeadJobs(): void {
     for (const worker of this.tables.workers.values()) {
-      if (worker.state === 'idle' && worker.job !== undefined && !jobAlive(this.tables, worker.job.id))
-        stopWorker(this.tables, worker, false, 'its job has ended')
+      const running = worker.state === 'idle' || worker.state === 'leased' || worker.state === 'blocked'
+      if (running && worker.job !== undefined && !jobAlive(this.tables, worker.job.id)) stopWorker(this.tables, worker, false, 'its job has ended')
     }
   }
 
@@ -404,7 +405,7 @@ export class NodeState {
       if (worker.owns === 'nothing') stopWorker(tables, worker, false, `idle for ${config.idleTimeoutMs} ms`)
       else askWorker(tables, worker)
     }
-    this.#stopIdleOfDeadJobs()
+    this.#stopWorkersOfDeadJobs()
     for (const entry of [...tables.queue]) if (entry.kind !== 'bundles' && entry.shape.group !== '') this.#refuseInfeasible(entry)
     this.#prestart()
   }

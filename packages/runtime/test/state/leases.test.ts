@@ -330,7 +330,14 @@ test('a worker that is used up ends with its last lease and gets no other', () =
 test('messages with ids that nobody knows change nothing', () => {
   const machine = new TestMachine().driver('d1')
   machine.take()
-  machine.giveBack('d1', 99).giveBack('nobody', 1).block('d1', 99).demand('nobody', 1, 1).exit(9)
+  machine
+    .giveBack('d1', 99)
+    .giveBack('nobody', 1)
+    .block('d1', 99)
+    .demand('nobody', 1, 1)
+    .group('nobody', 'g1', 'PACK', [{ cpus: 1 }])
+    .actor('nobody', 'a1')
+    .exit(9)
   machine
     .do({ kind: 'worker-kill', process: 'd1', worker: 'x', reason: '' })
     .do({ kind: 'process-lost', process: 'x' })

@@ -4,122 +4,125 @@
  */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import type { Resources } from '../../src/net/gen/node.ts'
 import { checkControl, checkNode } from '../../src/state/invariants.ts'
+import type { Lease } from '../../src/state/node-tables.ts'
 import { amounts, shape, TestMachine, worker } from './machine.ts'
 
 const PROCESSES = ['d1', 'd2']
-const GROUPS = ['g1', 'g2', 'g3']
+const GROUPS = ['g1', 'g2']
 const ACTORS = ['a1', 'a2', 'a3', 'a4']
 const NAMES = ['', 'x', 'y']
 
+const often = <T>(weight: number, ...values: T[]): { weight: number; arbitrary: fc.Arbitrary<T> } => ({ weight, arbitrary: fc.constantFrom(...values) })
+
 const resources = fc.record({
-  cpus: fc.constantFrom(0, 5_000, 10_000, 20_000, 90_000),
-  gpus: fc.constantFrom(0, 0, 0, 2_500, 10_000, 20_000),
-  memoryBytes: fc.constantFrom(0, 0, 400),
-  custom: fc.constantFrom({}, {}, { tape: 10_000 }, { moon: 10_000 }),
+  cpus: fc.oneof(often(6, 0, 5_000, 10_000), often(1, 20_000, 90_000)),
+  gpus: fc.oneof(often(6, 0), often(2, 2_500, 10_000), often(1, 20_000)),
+  memoryBytes: fc.oneof(often(6, 0), often(1, 400)),
+  custom: fc.oneof(often(8, {}), often(1, { tape: 10_000 }, { moon: 10_000 })),
 })
 const bundle = fc.record({ cpus: fc.constantFrom(0, 5_000, 10_000), gpus: fc.constantFrom(0, 0, 5_000, 10_000) }).map(amounts)
-const index = fc.nat({ max: 20 })
 const shapes = fc.record({
   resources,
-  env: fc.constantFrom({}, {}, { A: '1' }, { NODE_OPTIONS: '--x' }),
-  placementGroup: fc.constantFrom('', '', '', ...GROUPS),
-  bundle: fc.constantFrom(-1, 0, 1, 5),
+  env: fc.oneof(often(8, {}), often(1, { A: '1' }, { NODE_OPTIONS: '--x' })),
+  placementGroup: fc.oneof(often(3, ''), often(2, ...GROUPS)),
+  bundle: fc.constantFrom(-1, -1, 0, 1, 5),
 })
 
 type Op = (machine: TestMachine) => void
+type Pick = (machine: TestMachine) => string
 
-/** A process that may be attached, gone or never known: a driver or one of the workers. */
-const someone = fc.oneof(
-  fc.constantFrom(...PROCESSES),
-  index.map((n) => worker(n)),
-)
+/** Mostly one of those that are there; sometimes one that is gone or never was. */
+const among = (there: (machine: TestMachine) => Iterable<string>): fc.Arbitrary<Pick> =>
+  fc.tuple(fc.nat({ max: 1_000 }), fc.nat({ max: 9 })).map(([n, odd]) => (machine) => {
+    const all = [...there(machine)]
+    return (odd === 0 ? undefined : all[n % all.length]) ?? worker(n % 25)
+  })
+const someone = among((m) => m.state.node.tables.processes.keys())
+const someWorker = among((m) => m.state.node.tables.workers.keys())
+const numberOf = (id: string): number => Number.parseInt(id.slice(8), 16)
 
 const op: fc.Arbitrary<Op> = fc.oneof(
   fc.constantFrom(...PROCESSES).map(
     (process): Op =>
       (m) =>
-        m.driver(process),
+        void m.driver(process),
   ),
   {
-    weight: 6,
-    arbitrary: index.map(
-      (n): Op =>
-        (m) =>
-          m.up(n),
-    ),
-  },
-  { weight: 3, arbitrary: fc.constant<Op>((m) => m.allUp()) },
-  {
-    weight: 6,
-    arbitrary: fc.tuple(someone, fc.nat({ max: 3 }), fc.nat({ max: 4 }), shapes).map(
-      ([process, key, wanted, of]): Op =>
-        (m) =>
-          m.demand(process, key, wanted, of),
-    ),
-  },
-  {
-    weight: 6,
-    arbitrary: index.map(
-      (n): Op =>
-        (m) => {
-          const leases = [...m.state.node.tables.leases.values()]
-          const lease = leases[n % Math.max(1, leases.length)]
-          if (lease !== undefined) m.giveBack(lease.process, lease.id, n % 5 === 0)
-        },
-    ),
-  },
-  {
     weight: 4,
-    arbitrary: fc.tuple(index, fc.boolean()).map(
-      ([n, blocked]): Op =>
-        (m) => {
-          const leases = [...m.state.node.tables.leases.values()]
-          const lease = leases[n % Math.max(1, leases.length)]
-          if (lease !== undefined) m.block(lease.process, lease.id, blocked)
-        },
+    arbitrary: someWorker.map(
+      (who): Op =>
+        (m) =>
+          void m.up(numberOf(who(m))),
+    ),
+  },
+  { weight: 4, arbitrary: fc.constant<Op>((m) => void m.allUp()) },
+  {
+    weight: 12,
+    arbitrary: fc.tuple(someone, fc.nat({ max: 3 }), fc.nat({ max: 4 }), shapes).map(
+      ([who, key, wanted, of]): Op =>
+        (m) =>
+          void m.demand(who(m), key, wanted, of),
+    ),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.nat({ max: 100 }).map(
+      (n): Op =>
+        (m) =>
+          withLease(m, n, ({ process, id }) => m.giveBack(process, id, n % 7 === 0)),
+    ),
+  },
+  {
+    weight: 8,
+    arbitrary: fc.tuple(fc.nat({ max: 100 }), fc.boolean(), fc.boolean()).map(
+      ([n, blocked, byWorker]): Op =>
+        (m) =>
+          withLease(m, n, (lease) => m.block(byWorker ? lease.worker.id : lease.process, lease.id, blocked)),
     ),
   },
   fc.tuple(someone, fc.nat({ max: 30 })).map(
-    ([process, lease]): Op =>
+    ([who, lease]): Op =>
       (m) =>
-        m.giveBack(process, lease),
-  ),
-  fc.tuple(someone, fc.nat({ max: 5 }), fc.boolean()).map(
-    ([process, lease, blocked]): Op =>
-      (m) =>
-        m.block(process, lease, blocked),
+        void m.giveBack(who(m), lease),
   ),
   {
-    weight: 3,
-    arbitrary: fc.tuple(index, fc.constantFrom(0, 1)).map(
-      ([n, code]): Op =>
+    weight: 2,
+    arbitrary: fc.tuple(someone, fc.nat({ max: 5 }), fc.boolean()).map(
+      ([who, lease, blocked]): Op =>
         (m) =>
-          m.exit(n, { code }),
+          void m.block(who(m), lease, blocked),
+    ),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.tuple(someWorker, fc.constantFrom(0, 1)).map(
+      ([who, code]): Op =>
+        (m) =>
+          void m.exit(numberOf(who(m)), { code }),
     ),
   },
   someone.map(
-    (process): Op =>
+    (who): Op =>
       (m) =>
-        m.do({ kind: 'process-lost', process }),
+        void m.do({ kind: 'process-lost', process: who(m) }),
   ),
-  index.map(
-    (n): Op =>
+  someWorker.map(
+    (who): Op =>
       (m) =>
-        m.do({ kind: 'worker-kill', process: 'd1', worker: worker(n), reason: 'test' }),
+        void m.do({ kind: 'worker-kill', process: 'd1', worker: who(m), reason: 'test' }),
   ),
   {
-    weight: 4,
+    weight: 6,
     arbitrary: fc.tuple(someone, fc.constantFrom(...ACTORS), fc.constantFrom(...NAMES), fc.boolean(), fc.boolean(), fc.constantFrom(0, 1, -1), shapes).map(
-      ([process, actor, name, detached, getIfExists, maxRestarts, of]): Op =>
+      ([who, actor, name, detached, getIfExists, maxRestarts, of]): Op =>
         (m) =>
-          m.actor(process, actor, { name, detached, getIfExists, maxRestarts, shape: of }),
+          void m.actor(who(m), actor, { name, detached, getIfExists, maxRestarts, shape: of }),
     ),
   },
   {
-    weight: 3,
-    arbitrary: fc.tuple(fc.constantFrom(...ACTORS), fc.constantFrom('', 'boom')).map(
+    weight: 8,
+    arbitrary: fc.tuple(fc.constantFrom(...ACTORS), fc.constantFrom('', '', '', 'boom')).map(
       ([actor, errorText]): Op =>
         (m) => {
           const process = m.state.control.actors.actors.get(actor)?.worker ?? ''
@@ -128,49 +131,63 @@ const op: fc.Arbitrary<Op> = fc.oneof(
     ),
   },
   fc.tuple(someone, fc.constantFrom(...ACTORS, 'unknown')).map(
-    ([process, actor]): Op =>
+    ([who, actor]): Op =>
       (m) =>
-        m.do({ kind: 'actor-watch', process, actor }),
+        void m.do({ kind: 'actor-watch', process: who(m), actor }),
   ),
   fc.tuple(fc.constantFrom(...ACTORS), fc.boolean(), fc.boolean()).map(
     ([actor, force, noRestart]): Op =>
       (m) =>
-        m.do({ kind: 'actor-stop', process: 'd1', stop: { actor, force, noRestart, reason: 'test' } }),
+        void m.do({ kind: 'actor-stop', process: 'd1', stop: { actor, force, noRestart, reason: 'test' } }),
   ),
   fc.constantFrom(...NAMES).map(
     (name): Op =>
       (m) =>
-        m.do({ kind: 'actor-lookup', process: 'd1', request: 1, name, namespace: '' }),
+        void m.do({ kind: 'actor-lookup', process: 'd1', request: 1, name, namespace: '' }),
   ),
   {
-    weight: 2,
+    weight: 6,
     arbitrary: fc
-      .tuple(someone, fc.constantFrom(...GROUPS), fc.constantFrom('PACK', 'SPREAD', 'STRICT_PACK', 'STRICT_SPREAD', 'NONE'), fc.array(bundle, { maxLength: 3 }))
+      .tuple(
+        someone,
+        fc.constantFrom(...GROUPS),
+        fc.oneof(often(8, 'PACK', 'SPREAD', 'STRICT_PACK'), often(1, 'STRICT_SPREAD', 'NONE')),
+        fc.array(bundle, { minLength: 1, maxLength: 2 }),
+      )
       .map(
-        ([process, group, strategy, bundles]): Op =>
+        ([who, group, strategy, bundles]): Op =>
           (m) =>
-            m.group(process, group, strategy, bundles as Resources[]),
+            void m.group(who(m), group, strategy, bundles),
       ),
   },
-  fc.constantFrom(...GROUPS).map(
-    (group): Op =>
-      (m) =>
-        m.do({ kind: 'group-remove', process: 'd1', group }),
-  ),
+  {
+    weight: 3,
+    arbitrary: fc.constantFrom(...GROUPS).map(
+      (group): Op =>
+        (m) =>
+          void m.do({ kind: 'group-remove', process: 'd1', group }),
+    ),
+  },
   fc.boolean().map(
     (owns): Op =>
       (m) =>
-        m.answer(owns),
+        void m.answer(owns),
   ),
   {
     weight: 2,
-    arbitrary: fc.constantFrom(250, 3_000, 20_000, 70_000).map(
+    arbitrary: fc.oneof(often(4, 250, 3_000), often(1, 20_000, 70_000)).map(
       (byMs): Op =>
         (m) =>
-          m.tick(byMs),
+          void m.tick(byMs),
     ),
   },
 )
+
+function withLease(m: TestMachine, n: number, act: (lease: Lease) => void): void {
+  const leases = [...m.state.node.tables.leases.values()]
+  const lease = leases[n % Math.max(1, leases.length)]
+  if (lease !== undefined) act(lease)
+}
 
 const config = {
   total: amounts({ cpus: 20_000, gpus: 20_000, memoryBytes: 1_000, custom: { tape: 10_000 } }),
@@ -181,15 +198,31 @@ const config = {
 }
 
 test('no sequence of events breaks an invariant', () => {
+  // How many sequences came to what they are about.
+  const seen: Record<string, number> = {}
   fc.assert(
-    fc.property(fc.array(op, { maxLength: 60 }), (ops) => {
+    fc.property(fc.array(op, { minLength: 10, maxLength: 80 }), (ops) => {
       const machine = new TestMachine(config).driver('d1')
-      for (const each of ops) each(machine)
+      const reached = new Set<string>()
+      for (const each of ops) {
+        each(machine)
+        const { leases, workers, groups } = machine.state.node.tables
+        for (const lease of leases.values())
+          reached.add(lease.blocked ? 'a blocked lease' : 'a lease').add(lease.allocation.pool.name === 'node' ? 'a lease' : 'a lease in a group')
+        for (const { state } of workers.values()) reached.add(`a worker that is ${state}`)
+        for (const { state } of groups.values()) reached.add(`a group that is ${state}`)
+        for (const { state } of machine.state.control.actors.actors.values()) reached.add(`an actor that is ${state}`)
+      }
+      for (const what of reached) seen[what] = (seen[what] ?? 0) + 1
       checkNode(machine.state.node)
       checkControl(machine.state.control)
     }),
-    { numRuns: 4_000 },
+    { numRuns: 2_000 },
   )
+  const expected = ['a lease', 'a blocked lease', 'a lease in a group', 'a group that is committed', 'a group that is returning']
+  for (const state of ['starting', 'idle', 'leased', 'blocked', 'actor', 'stopping']) expected.push(`a worker that is ${state}`)
+  for (const state of ['PENDING', 'STARTING', 'ALIVE', 'RESTARTING', 'DEAD']) expected.push(`an actor that is ${state}`)
+  for (const what of expected) expect([what, (seen[what] ?? 0) > 5]).toEqual([what, true])
 })
 
 test('when all processes are gone and all told to stop have stopped, everything is free and only prestarted workers are left', () => {
