@@ -41,17 +41,20 @@ interface Registry {
 
 class Inspector {
   readonly #session: Session
+  /** scripts of functions that were looked at */
   readonly #scripts = new Map<string, ScriptInfo>()
+  /** all scripts, while the debugger is on */
+  readonly #described = new Map<string, ScriptInfo>()
   readonly #registry: Registry = { subject: undefined, scopes: undefined }
   readonly #registryId: string
-  #disabling: NodeJS.Timeout | undefined
+  #isEnabled = false
 
   constructor() {
     // loaded when the first function is captured: most workers never capture one
     this.#session = new (process.getBuiltinModule('node:inspector').Session)()
     this.#session.connect()
     this.#session.on('Debugger.scriptParsed', ({ params }) => {
-      this.#scripts.set(params.scriptId, {
+      this.#described.set(params.scriptId, {
         id: params.scriptId,
         url: params.url,
         isModule: params.isModule ?? false,
@@ -72,7 +75,6 @@ class Inspector {
 
   /** Look at one function. About 0.2 ms. */
   view(fn: Function): FunctionView {
-    this.#enable()
     try {
       const { objectId } = this.#call<{ objectId?: string }>('function () { return this.subject }', fn)
       const { internalProperties = [], privateProperties = [] } = this.#post<Runtime.GetPropertiesReturnType & { privateProperties?: PrivateProperty[] }>(
@@ -103,25 +105,32 @@ class Inspector {
     return this.#post<Debugger.GetScriptSourceReturnType>('Debugger.getScriptSource', { scriptId: script.id }).scriptSource
   }
 
-  /** On only while functions are looked at: an enabled debugger makes promises 5 times and `new Function` 80 times slower. */
+  /**
+   * V8 describes its scripts only to a debugger, and an enabled debugger makes promises 5 times and `new Function` 80 times slower: it
+   * is on until the end of the event loop's turn in which a function of a script not seen before is looked at.
+   */
   #enable(): void {
-    if (this.#disabling) {
-      this.#disabling.refresh()
-      return
-    }
+    if (this.#isEnabled) return
+    this.#isEnabled = true
     this.#post('Debugger.enable')
     this.#post('Debugger.setSkipAllPauses', { skip: true })
-    this.#disabling = setTimeout(() => this.#disable(), LINGER_MS).unref()
+    setImmediate(() => this.#disable()).unref()
   }
 
   #disable(): void {
     this.#post('Debugger.disable')
-    this.#scripts.clear()
-    this.#disabling = undefined
+    this.#described.clear()
+    this.#isEnabled = false
   }
 
   #script(id: string): ScriptInfo {
-    return this.#scripts.get(id) ?? { id, url: '', isModule: false, startLine: 0, startColumn: 0 }
+    let script = this.#scripts.get(id)
+    if (!script) {
+      this.#enable()
+      script = this.#described.get(id) ?? { id, url: '', isModule: false, startLine: 0, startColumn: 0 }
+      this.#scripts.set(id, script)
+    }
+    return script
   }
 
   #readScopes(scopesId: string): ScopeView[] {
@@ -158,9 +167,6 @@ class Inspector {
     return answer as T
   }
 }
-
-/** How long the debugger stays on after it was needed; turning it on again takes about 7 ms. */
-const LINGER_MS = 50
 
 interface PrivateProperty {
   readonly name: string
