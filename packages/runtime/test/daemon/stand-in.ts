@@ -63,7 +63,7 @@ export class StandInDriver {
     const deadline = performance.now() + timeoutMs
     for (;;) {
       const index = this.#arrived.findIndex((body) => body.$case === kind && accept(body.value as ValueOf<C>))
-      if (index >= 0) return (this.#arrived.splice(index, 1)[0] as { value: ValueOf<C> }).value
+      if (index >= 0) return (this.#arrived.splice(index, 1)[0] as unknown as { value: ValueOf<C> }).value
       if (this.#closed !== false) throw new Error(`the link closed while a test waited for ${kind}: ${this.#closed?.message}`)
       const left = deadline - performance.now()
       if (left <= 0) throw new Error(`no ${kind} in ${timeoutMs} ms; waiting: ${this.#arrived.map((body) => body.$case).join(', ')}`)

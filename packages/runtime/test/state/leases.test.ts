@@ -253,6 +253,13 @@ test('a driver that goes takes its demand, leases and workers with it', () => {
   expect(machine.state.node.tables.queue).toEqual([])
 })
 
+test('a worker that holds a lease on itself ends with its job', () => {
+  const machine = new TestMachine({ taskWorkersMax: 1 }).driver('d1').demand('d1', 1, 1).up(1).demand(worker(1), 1, 1).giveBack('d1', 1)
+  expect([...machine.state.node.tables.leases.values()].map((lease) => [lease.process, lease.worker.id])).toEqual([[worker(1), worker(1)]])
+  machine.take()
+  expect(machine.do({ kind: 'process-lost', process: 'd1' }).take()).toEqual([stop(1, false, 'its job has ended')])
+})
+
 test('what a dead worker had borrowed is free, and those that worked for it end', () => {
   const machine = new TestMachine().driver('d1').demand('d1', 1, 1).up(1).demand(worker(1), 1, 1).up(2)
   machine.take()
