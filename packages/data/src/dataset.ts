@@ -17,6 +17,7 @@ import { optimize } from './plan/optimize.ts'
 import { blockRowsFor, countRows, planPhysical, planSchema } from './plan/physical.ts'
 import { ProgressLine } from './progress.ts'
 
+/** Options of {@link Dataset.readParquet}. */
 export interface ReadParquetOptions {
   /** Top-level columns to read, in this order. Default: all. */
   readonly columns?: readonly string[]
@@ -34,6 +35,7 @@ export interface ComputeOptions {
   readonly resources?: Readonly<Record<string, number>>
 }
 
+/** Options of {@link Dataset.mapBatches}. */
 export interface MapBatchesOptions extends ComputeOptions {
   /** Rows per batch, filled across blocks; only the last batch is shorter. Default: batches as the blocks come. */
   readonly batchSize?: number
@@ -45,11 +47,13 @@ export interface MapBatchesOptions extends ComputeOptions {
   readonly types?: ColumnTypes
 }
 
+/** Options of the steps that take and give rows. */
 export interface RowOptions extends ComputeOptions {
   /** Arrow types of returned columns, where the inferred type is not wanted. */
   readonly types?: ColumnTypes
 }
 
+/** Options of every call that runs a plan. */
 export interface RunOptions {
   /** Stops the run, and everything that it started, when it is aborted. */
   readonly signal?: AbortSignal
@@ -57,6 +61,7 @@ export interface RunOptions {
   readonly progress?: boolean
 }
 
+/** Options of {@link Dataset.iterBatches}. */
 export interface IterBatchesOptions extends RunOptions {
   /** Rows per batch; only the last one is shorter. Default: batches as the blocks come. */
   readonly batchSize?: number
@@ -64,6 +69,7 @@ export interface IterBatchesOptions extends RunOptions {
   readonly dropLast?: boolean
 }
 
+/** Options of {@link Dataset.writeParquet}. */
 export interface WriteParquetOptions extends RunOptions {
   /** What to do when the directory holds files already. Default 'error'. */
   readonly mode?: WriteMode
@@ -73,6 +79,7 @@ export interface WriteParquetOptions extends RunOptions {
   readonly rowGroupRows?: number
 }
 
+/** What {@link Dataset.writeParquet} wrote. */
 export interface WriteResult {
   readonly rows: number
   readonly bytes: number

@@ -40,6 +40,7 @@ import {
   type Vector,
 } from 'apache-arrow'
 
+/** Typed arrays that a column of numbers may be. */
 export type NumericArray =
   | Int8Array
   | Uint8Array

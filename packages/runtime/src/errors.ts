@@ -8,6 +8,7 @@
 const many = (n: number, noun: string): string => `${n.toLocaleString('en-US')} ${noun}${n === 1 ? '' : 's'}`
 const mib = (bytes: number): string => `${(bytes / 1_048_576).toFixed(1)} MiB`
 
+/** Code, whether repeating may help, and text. @internal */
 export const ERRORS = {
   TASK_FAILED: {
     retry: false,
@@ -131,7 +132,9 @@ export const ERRORS = {
   INTERNAL: { retry: false, text: (d: { what: string }) => `a defect of Beamline: ${d.what}` },
 } as const
 
+/** The codes of {@link BeamlineError}. */
 export type ErrorCode = keyof typeof ERRORS
+/** The facts that an error of code `C` carries. */
 export type ErrorDetails<C extends ErrorCode> = Parameters<(typeof ERRORS)[C]['text']>[0]
 
 /**

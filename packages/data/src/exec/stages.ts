@@ -32,9 +32,12 @@ export interface Output {
 export interface BatchProcessor {
   /** Awaited once before the first batch: load models, open connections. */
   setup?(): unknown
+  /** Makes the batch that goes on: columns, rows or an Arrow batch, or an async iterable of them. */
   // biome-ignore lint/suspicious/noExplicitAny: the batch has the format that the user asked for
   call(batch: any): unknown
+  /** Called in the worker after the last batch. */
   [Symbol.asyncDispose]?(): PromiseLike<void>
+  /** The same, where nothing has to be awaited. */
   [Symbol.dispose]?(): void
 }
 

@@ -8,6 +8,7 @@ import { basename, join, resolve } from 'node:path'
 import { BeamlineError } from '@beamline/runtime'
 import type { WrittenFile } from './parquet.ts'
 
+/** What to do with a directory that holds files already. */
 export type WriteMode = 'error' | 'overwrite'
 
 export class OutputDirectory {

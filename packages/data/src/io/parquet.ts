@@ -24,6 +24,7 @@ export interface ParquetPart {
 }
 
 export const CODECS = ['uncompressed', 'snappy', 'gzip', 'brotli', 'zstd', 'lz4_raw'] as const
+/** Compression of the pages of a Parquet file. */
 export type Codec = (typeof CODECS)[number]
 
 export interface ParquetWriteOptions {

@@ -6,6 +6,7 @@ import { cancel, get } from './calls.ts'
 import type { ObjectRef } from './object-ref.ts'
 import { whole } from './options.ts'
 
+/** Options of an {@link ActorPool}. */
 export interface ActorPoolOptions {
   /** Calls that one actor has at a time, running or waiting in its queue. Default 1. */
   readonly callsPerActor?: number

@@ -48,6 +48,7 @@ type AnyMethod = (...args: never[]) => unknown
 
 /** One method of an actor. */
 export interface ActorMethod<A extends readonly unknown[], Out> {
+  /** Calls the method; the calls that one process makes of one actor start in order. */
   remote(...args: Args<A>): Out
 }
 

@@ -13,6 +13,7 @@ import { type ActorHandle, makeHandle, targetOf } from './actor.ts'
 import { entryOf, ObjectRef } from './object-ref.ts'
 import { whole } from './options.ts'
 
+/** Options of {@link get}: how long to wait, and what ends the wait. */
 export interface GetOptions {
   /** Reject with `GET_TIMEOUT` after so many ms. Default: no limit. 0 polls. */
   readonly timeoutMs?: number
@@ -161,6 +162,7 @@ export async function put<T>(value: T): Promise<ObjectRef<T>> {
   return ref
 }
 
+/** Options of {@link wait}. */
 export interface WaitOptions extends GetOptions {
   /** How many must be ready. Default 1; 0 only looks. */
   readonly count?: number
@@ -205,6 +207,7 @@ function partition<T extends ObjectRef<unknown>>(refs: readonly T[]): { ready: T
   return { ready, pending }
 }
 
+/** Options of {@link cancel}. */
 export interface CancelOptions {
   /** Kill the worker when the task runs. Default false: its signal aborts and its waits reject. */
   readonly force?: boolean

@@ -10,6 +10,7 @@ import { BeamlineError } from '../errors.ts'
 import type { Resources } from '../net/gen/node.ts'
 import { entryOf, type ObjectRef } from './object-ref.ts'
 
+/** What {@link explain} found. */
 export interface Explanation {
   /** One sentence. */
   readonly text: string

@@ -15,6 +15,7 @@ import { KINDS } from './kinds.ts'
 import { printLogLines, printWarning } from './output.ts'
 import { checkNames } from './options.ts'
 
+/** Options of {@link init}. */
 export interface InitOptions {
   /** `auto` (the head that `beamline start --head` left running) or its `unix:/…` address. Default: BEAMLINE_ADDRESS, else a cluster of its own. */
   readonly address?: string

@@ -60,14 +60,17 @@ export class ObjectRef<T> {
     letGo(this.#held)
   }
 
+  /** {@link ObjectRef.release}, for `using`. */
   [Symbol.dispose](): void {
     this.release()
   }
 
+  /** For people: the id, or that it was released. */
   toString(): string {
     return this.#held.entry ? `ObjectRef(${this.id})` : 'ObjectRef(released)'
   }
 
+  /** The same text: a reference in JSON is for people to read and does not keep the object. */
   toJSON(): string {
     return this.toString()
   }
@@ -98,6 +101,7 @@ export class ObjectRefStream<T> implements AsyncIterableIterator<ObjectRef<T>, u
     dropped.register(this, stream)
   }
 
+  /** The stream itself: it can be read once. */
   [Symbol.asyncIterator](): this {
     return this
   }
@@ -112,11 +116,13 @@ export class ObjectRefStream<T> implements AsyncIterableIterator<ObjectRef<T>, u
     return { done: false, value: ref }
   }
 
+  /** Stops the producer; what was made but not read is let go. */
   async return(): Promise<IteratorResult<ObjectRef<T>, undefined>> {
     this.#stream.stop()
     return { done: true, value: undefined }
   }
 
+  /** {@link ObjectRefStream.return}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.return()
   }

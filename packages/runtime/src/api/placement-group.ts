@@ -15,6 +15,7 @@ export interface Bundle {
   readonly resources?: Readonly<Record<string, number>>
 }
 
+/** Options of {@link placementGroup}. */
 export interface PlacementGroupOptions {
   /** PACK (default): on few nodes. SPREAD: on many. STRICT_PACK: on one. STRICT_SPREAD: each on another. */
   readonly strategy?: Strategy
@@ -56,6 +57,7 @@ export class PlacementGroup {
     for (let state: string = this.#record.state; state !== 'REMOVED'; state = this.#record.state) await groups.changed(this.#record)
   }
 
+  /** {@link PlacementGroup.remove}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.remove()
   }

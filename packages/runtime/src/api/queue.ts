@@ -12,6 +12,7 @@ import { checkNames, whole } from './options.ts'
 import { QueueActor, type QueueAnswer } from './queue-actor.ts'
 import { remote } from './remote.ts'
 
+/** Options of a {@link Queue}. */
 export interface QueueOptions {
   /** Items that it holds at most; then `put` waits. 0: no limit. Default 0. */
   readonly maxSize?: number
@@ -25,6 +26,7 @@ export interface QueueOptions {
   readonly getIfExists?: boolean
 }
 
+/** Options of {@link Queue.getBatch}. */
 export interface QueueBatchOptions extends GetOptions {
   /** Wait until so many items are there (or the queue is closed). Default 1. */
   readonly min?: number
@@ -176,6 +178,7 @@ export class Queue<T> implements AsyncIterable<T>, AsyncDisposable {
     }
   }
 
+  /** {@link Queue.close}, for `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close()
   }

@@ -49,6 +49,7 @@ export type RefOf<R> =
 /** A reference per element of a returned tuple. */
 export type RefsOf<R> = Awaited<R> extends readonly unknown[] ? { [K in keyof Awaited<R>]: ObjectRef<Awaited<R>[K]> } : never
 
+/** A function that runs on the workers of the cluster; made by {@link remote}. */
 export interface RemoteFunction<A extends readonly unknown[], Out> {
   /** Submits a call and returns at once. Arguments that are references are awaited and resolved. */
   remote(...args: Args<A>): Out

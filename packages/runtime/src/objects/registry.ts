@@ -8,6 +8,7 @@ import { BeamlineError } from '../errors.ts'
 
 export type AnyClass = abstract new (...args: any[]) => object
 
+/** How {@link registerClass} sends the instances of a class. */
 export interface ClassCodec<T> {
   /** Name on the wire; default: the name of the class. Give one when two classes share a name or a bundler renames them. */
   readonly name?: string
@@ -17,10 +18,14 @@ export interface ClassCodec<T> {
   readonly decode?: (data: never) => T
 }
 
+/** How {@link registerType} recognizes and sends values that no class tells apart. */
 export interface TypeCodec<T extends object> {
   readonly name: string
+  /** Whether a value is of this type; asked only for objects that no other rule takes. */
   readonly matches: (value: object) => boolean
+  /** What travels in its place: any value that travels itself. */
   readonly encode: (value: T) => unknown
+  /** Makes the value of what `encode` gave. */
   readonly decode: (data: never) => T
 }
 
