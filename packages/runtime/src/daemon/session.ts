@@ -7,7 +7,7 @@
  *     /dev/shm/beamline-<uid>-<cluster>/        segments (macOS: <session>/store)
  */
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { BeamlineError } from '../errors.ts'
@@ -70,7 +70,8 @@ export function createSession(): Session {
     mkdirSync(root, { recursive: true, mode: 0o700 })
     const { uid: owner, mode } = statSync(root)
     if (owner !== uid()) throw new Error(`it belongs to user ${owner}`)
-    if ((mode & 0o077) !== 0) throw new Error(`other users may enter it (mode ${(mode & 0o777).toString(8)})`)
+    if ((mode & 0o022) !== 0) throw new Error(`other users may write to it (mode ${(mode & 0o777).toString(8)})`)
+    chmodSync(root, 0o700)
     mkdirSync(join(dir, 'logs'), { recursive: true, mode: 0o700 })
     writeFileSync(join(dir, 'token'), token, { mode: 0o600 })
   } catch (cause) {

@@ -331,7 +331,7 @@ test('a temporary folder that cannot be used fails the start with its name', asy
     mkdirSync(join(open, `beamline-${process.getuid?.()}`), { recursive: true })
     chmodSync(join(open, `beamline-${process.getuid?.()}`), 0o777)
     process.env['BEAMLINE_TMPDIR'] = open
-    await expect(startTestDaemon()).rejects.toMatchObject({ code: 'START_FAILED', message: expect.stringContaining('other users may enter it') })
+    await expect(startTestDaemon()).rejects.toMatchObject({ code: 'START_FAILED', message: expect.stringContaining('other users may write to it') })
   } finally {
     process.env['BEAMLINE_TMPDIR'] = folder
   }
