@@ -9,24 +9,23 @@ import type { Class } from 'acorn'
 import { BeamlineError } from '../errors.ts'
 import { emitFunction, type LiveImport, unusedName } from './emit.ts'
 import { computedHeritage, type FreeName, type FunctionFacts, factsOf, type Reading, readNames } from './function-facts.ts'
+import { globalOf, isStandardGlobal, replacedPart } from './globals.ts'
 import { identityOf } from './identity.ts'
 import { theInspector } from './inspector.ts'
 import {
   builtinOf,
   commonJsModuleOf,
-  globalOf,
   importNode,
   importsEntry,
   isEntry,
   isRequire,
-  isStandardGlobal,
   moduleOf,
   requireNode,
   specifierOfBundledImport,
 } from './module-reference.ts'
 import { creationNeeds, ownProperties, staticBlocks } from './own-properties.ts'
 import type { FunctionNode, GlobalNode, ImportNode, Node, PayloadHead, Ref, Slot } from './payload.ts'
-import type { Reference } from './scope-analysis.ts'
+import type { Reference } from './scopes.ts'
 import { COMPLAINTS, type Complaint, complaintAbout, fileOf, placeOf, refuse, SPECIAL_COMPLAINTS } from './refusals.ts'
 import { type RemoteParts, remoteParts } from './remote-handles.ts'
 
@@ -291,11 +290,11 @@ export class Capture {
     if (reading === 'not initialised' || (typeof reading === 'object' && reading.value === undefined)) known.delete(fn)
     if (reading === 'not initialised') throw refuse(this.#what, path, COMPLAINTS.notInitialised)
     if (reading === 'absent') return this.#globalName(free, path)
-    if (into.missing && !binding?.imported) {
+    const { value } = reading
+    if (into.missing && !binding?.imported && value !== fn) {
       into.missing.push(name)
       return
     }
-    const { value } = reading
     if (!free.isStable || (binding?.kind === 'var' && value === undefined)) this.isDynamic = true
     if (value === fn) into.captures.set(name, { node: this.#nodeOf.get(fn) as number })
     else if (isRequire(value)) into.captures.set(name, { node: this.#require(free, script.url, path) })
@@ -435,34 +434,6 @@ function isNamer(reading: Reading | undefined): boolean {
   const value = typeof reading === 'object' ? reading.value : undefined
   return typeof value === 'function' && /^\(?\w+, ?\w+\)? ?=> ?\w+\(\w+, ?"name", ?\{ ?value(: ?\w+)?, ?configurable: ?(true|!0) ?\}\)$/.test(String(value))
 }
-
-/** Globals whose functions a program may replace to control time or chance, which a worker would not see. */
-const CONTROLLED = new Set(['Math', 'Date', 'JSON', 'Object', 'Promise', 'Reflect'])
-
-/** The standard global, or the function of one, that this program has replaced. */
-function replacedPart(name: string): string | undefined {
-  const value: unknown = Object.getOwnPropertyDescriptor(globalThis, name)?.value
-  if (typeof value === 'function' && isReplaced(value)) return name
-  if (!CONTROLLED.has(name)) return undefined
-  for (const [key, descriptor] of Object.entries(Object.getOwnPropertyDescriptors(value))) {
-    if (typeof descriptor.value === 'function' && isReplaced(descriptor.value as Function)) return `${name}.${key}`
-  }
-  return undefined
-}
-
-/** Neither native nor Node's own. */
-function isReplaced(value: Function): boolean {
-  let known = originals.get(value)
-  if (known === undefined) {
-    const isNative = /\{\s*\[native code\]\s*\}$/.test(Function.prototype.toString.call(value))
-    const view = theInspector().view(value)
-    known = isNative ? !view.isBound : (view.location?.script.url.startsWith('node:') ?? false)
-    originals.set(value, known)
-  }
-  return !known
-}
-
-const originals = new WeakMap<Function, boolean>()
 
 function lineAndColumn(source: string, offset: number): { line: number; column: number } {
   let line = 0

@@ -6,7 +6,7 @@
  * The captured names are the factory's parameters, in the mode (strict or sloppy) that the function was written in; the second
  * element fills them later, which is how functions that capture each other come to exist. Never `with`: it would change meaning.
  */
-import { type FunctionSite, RESERVED, type Reference } from './scope-analysis.ts'
+import { type FunctionSite, RESERVED, type Reference } from './scopes.ts'
 
 export interface Emission {
   readonly source: string

@@ -7,7 +7,8 @@ import type { Class } from 'acorn'
 import { type FunctionView, type ScopeView, type ScriptInfo, theInspector } from './inspector.ts'
 import { exportOf, importsEntry } from './module-reference.ts'
 import type { CommonJsNode, ImportNode } from './payload.ts'
-import { analyseScript, type Binding, encloses, type FunctionSite, type Reference, type ScriptAnalysis, type Special } from './scope-analysis.ts'
+import { analyseScript } from './scope-analysis.ts'
+import { type Binding, encloses, type FunctionSite, type Reference, type ScriptAnalysis, type Special } from './scopes.ts'
 
 export interface FreeName {
   readonly name: string

@@ -6,7 +6,7 @@ import type { AnyNode, Class, MethodDefinition, PropertyDefinition, StaticBlock 
 import type { FunctionFacts } from './function-facts.ts'
 import { theInspector } from './inspector.ts'
 import { COMPLAINTS, type Complaint } from './refusals.ts'
-import type { FunctionSite } from './scope-analysis.ts'
+import type { FunctionSite } from './scopes.ts'
 
 export interface OwnProperties {
   /** null: it has none; undefined: something else than a string */

@@ -78,6 +78,7 @@ const ways: readonly { readonly how: string; readonly programs: readonly string[
     programs: PROGRAMS,
     start: async (name) => runProgram(await bundle(name, true), [], { BEAMLINE_CASES_BUNDLED: '1', BEAMLINE_CASES_MINIFIED: '1' }),
   },
+  { how: 'tsx x.cts', programs: ['program.cts'], start: (name) => runProgram(join(FIXTURES, name), ['--import', TSX]) },
   { how: 'node x.js, x.mjs, x.cjs', programs: ['program.js', 'program.mjs', 'program.cjs'], start: (name) => runProgram(join(FIXTURES, name)) },
 ]
 
