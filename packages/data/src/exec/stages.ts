@@ -32,7 +32,7 @@ export interface Output {
 export interface BatchProcessor {
   /** Awaited once before the first batch: load models, open connections. */
   setup?(): unknown
-  /** Makes the batch that goes on: columns, rows or an Arrow batch, or an async iterable of them. */
+  /** Makes the batch that goes on: columns, rows or an Arrow batch. May be async. */
   // biome-ignore lint/suspicious/noExplicitAny: the batch has the format that the user asked for
   call(batch: any): unknown
   /** Called in the worker after the last batch. */

@@ -58,7 +58,8 @@ export class OutputDirectory {
 
   /** Remove what was written, and the directory if this created it. */
   async discard(): Promise<void> {
-    await rm(this.staging, { recursive: true, force: true })
+    // Again, as long as a worker that does not know yet is adding a file; once the directory is gone it cannot.
+    await rm(this.staging, { recursive: true, force: true, maxRetries: 10, retryDelay: 50 })
     if (this.#created !== undefined) await rmdir(this.path).catch(() => undefined)
   }
 }

@@ -28,11 +28,18 @@ export function remote<C extends AnyClass>(Class: C, options?: ActorOptions): Re
 export function remote<F extends AnyFunction>(
   fn: F,
   options: TaskOptions & { readonly returns: number },
-): { remote(...args: Args<Parameters<F>>): RefsOf<ReturnType<F>> }
+): {
+  /** Submits a call and returns one reference per result at once. */
+  remote(...args: Args<Parameters<F>>): RefsOf<ReturnType<F>>
+}
 export function remote<F extends AnyFunction>(fn: F, options?: TaskOptions): RemoteFunction<Parameters<F>, RefOf<ReturnType<F>>>
 export function remote(target: unknown, options: object = {}): unknown {
   if (typeof target !== 'function') {
-    throw new BeamlineError('INVALID_ARGUMENT', { what: 'the argument of remote()', got: target === null ? 'null' : typeof target, expected: 'a function or a class' })
+    throw new BeamlineError('INVALID_ARGUMENT', {
+      what: 'the argument of remote()',
+      got: target === null ? 'null' : typeof target,
+      expected: 'a function or a class',
+    })
   }
   return isClass(target) ? remoteClass(target, options as ActorOptions) : remoteFunction(target, options as TaskOptions)
 }
