@@ -111,7 +111,7 @@ export class Dataset<R extends Row = Row> {
    * Rows of Parquet files.
    *
    * @param paths - files, globs and directories (searched for `*.parquet`); relative ones from the working directory. Read when the dataset is consumed
-   * @throws when consumed: {@link BeamlineError} `FILES_NOT_FOUND`; `FILE_UNREADABLE`; `SCHEMA_MISMATCH` when a file differs from the first one; `COLUMN_NOT_FOUND`
+   * @throws when consumed: BeamlineError `FILES_NOT_FOUND`; `FILE_UNREADABLE`; `SCHEMA_MISMATCH` when a file differs from the first one; `COLUMN_NOT_FOUND`
    */
   static readParquet<R extends Row = Row>(paths: string | URL | readonly (string | URL)[], options: ReadParquetOptions = {}): Dataset<R> {
     checkOptions('readParquet', options, ['columns'])
@@ -128,7 +128,7 @@ export class Dataset<R extends Row = Row> {
    *
    * Numbers are float64, bigints int64; give `types` for others. The rows are copied into columns now.
    *
-   * @throws {@link BeamlineError} `BATCH_INVALID` naming the column and the value that does not fit
+   * @throws BeamlineError `BATCH_INVALID` naming the column and the value that does not fit
    */
   static fromItems<T>(items: readonly T[], options: { readonly types?: ColumnTypes } = {}): Dataset<T extends Row ? T : { item: T }> {
     checkOptions('fromItems', options, ['types'])
@@ -258,7 +258,7 @@ export class Dataset<R extends Row = Row> {
    * when all are complete. No file is empty, unless the dataset is: then one file keeps the schema.
    *
    * @param directory - created where it is missing, with its parents
-   * @throws {@link BeamlineError} `OUTPUT_EXISTS`; then nothing was run
+   * @throws BeamlineError `OUTPUT_EXISTS`; then nothing was run
    */
   async writeParquet(directory: string, options: WriteParquetOptions = {}): Promise<WriteResult> {
     checkOptions('writeParquet', options, ['signal', 'progress', 'mode', 'compression', 'rowGroupRows'])
