@@ -30,7 +30,7 @@ interface Job<T> {
 
 /**
  * Hands calls to whichever of its actors is free, at most `callsPerActor` to each; further calls wait here in order. An actor that
- * dies leaves the pool, and the call that it ran fails with `ACTOR_DIED`; without actors every call fails.
+ * dies leaves the pool, and the call that it ran fails with `ACTOR_DIED`; when the last one has died every call fails until {@link add}.
  *
  * @example
  * const pool = new ActorPool([Model.remote(), Model.remote()])
@@ -42,6 +42,7 @@ export class ActorPool<A extends object> {
   readonly #waiting: ((member: Member<A> | undefined) => void)[] = []
   /** Submitted with {@link submit} and not fetched, oldest first. */
   readonly #submitted = new Set<Job<unknown>>()
+  /** Why the last actor is gone. */
   #lost: unknown
 
   constructor(actors: Iterable<A>, options: ActorPoolOptions = {}) {
@@ -167,7 +168,8 @@ export class ActorPool<A extends object> {
   #start<T>(call: PoolCall<A, T>): Job<T> {
     const member = this.#free()
     const run = async (job: { ref: ObjectRef<T> | undefined; dropped: boolean }): Promise<T> => {
-      const actor = member ?? (await new Promise<Member<A> | undefined>((resolve) => this.#waiting.push(resolve)))
+      const isLost = this.#lost !== undefined && this.size === 0
+      const actor = member ?? (isLost ? undefined : await new Promise<Member<A> | undefined>((resolve) => this.#waiting.push(resolve)))
       if (!actor) throw this.#lost
       try {
         if (job.dropped) throw new BeamlineError('CANCELLED', { task: 'a call of an ActorPool', reason: 'its results are not wanted any more' })

@@ -66,6 +66,7 @@ export class QueueActor<T> {
     if (wanted.items.length > 0 && this.#closed) return { refused: 'closed', size: this.#items.length }
     const { promise, resolve } = Promise.withResolvers<QueueAnswer<T>>()
     const signal = currentTask()?.signal
+    let timer: NodeJS.Timeout | undefined
     const refuse = (refused: 'timeout' | 'withdrawn'): void => {
       waiting.answer({ refused, size: this.#items.length })
       this.#serve()
@@ -83,7 +84,6 @@ export class QueueActor<T> {
     }
     list.push(waiting)
     this.#serve()
-    let timer: NodeJS.Timeout | undefined
     if (list.includes(waiting)) {
       if (timeoutMs === 0) refuse('timeout')
       else {

@@ -47,7 +47,7 @@ export type RefOf<R> =
   : ObjectRef<Awaited<R>>
 
 /** A reference per element of a returned tuple. */
-export type RefsOf<R> = Awaited<R> extends readonly unknown[] ? { [K in keyof Awaited<R>]: ObjectRef<Awaited<R>[K]> } : never
+export type RefsOf<R> = Awaited<R> extends infer T extends readonly unknown[] ? { [K in keyof T]: ObjectRef<T[K]> } : never
 
 /** A function that runs on the workers of the cluster; made by {@link remote}. */
 export interface RemoteFunction<A extends readonly unknown[], Out> {

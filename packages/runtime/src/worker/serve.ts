@@ -3,6 +3,8 @@
  */
 import { join } from 'node:path'
 import { KINDS } from '../api/kinds.ts'
+// Queues and remote functions may arrive before user code has imported anything.
+import '../api/queue.ts'
 import { setCurrent } from '../core/current.ts'
 import { Runtime } from '../core/runtime.ts'
 import type { WorkerBootstrap } from '../daemon/bootstrap.ts'
