@@ -72,6 +72,28 @@ test('a second SIGINT ends everything now', async () => {
   await eventually(() => isGone(by), 'the worker gone', 1_000)
 })
 
+test('a program that is interrupted while its cluster starts leaves nothing', async () => {
+  const program = start('starting')
+  await program.event('starting')
+  program.kill('SIGINT')
+  const { code, signal } = await program.exited
+  expect([code, signal]).toEqual(code === null ? [null, 'SIGINT'] : [130, null])
+})
+
+test('a killed program that was a guest on a cluster takes only its own work with it', async () => {
+  const host = start('host')
+  const { address } = await host.event('address')
+  const guest = start('guest', String(address))
+  const running = (await guest.event('running')) as Running
+  const spinning = await guest.event('spinning')
+  guest.kill('SIGKILL')
+  await eventually(() => [running.worker, running.child, spinning.by].every(isGone), 'the workers of the guest gone')
+  expect(isGone(running.daemon)).toBe(false)
+  host.end()
+  expect(await host.event('value')).toMatchObject({ value: [1, 2, 3, 4, 5, 6, 7, 8] })
+  await finished(host)
+})
+
 test('SIGTERM stops in order with exit code 143', async () => {
   const program = start('interrupted')
   await program.event('running')

@@ -71,3 +71,20 @@ test('a call of an actor that may be repeated runs again on the restarted actor'
   expect(by).not.toBe(second)
   await finished(program)
 })
+
+test('an object whose owner is killed fails with OWNER_DIED, also as an argument; what was read stays', async () => {
+  const program = start('owner')
+  await program.event('owned')
+  await killTeller(program, 'owner')
+  program.write('go')
+  const died = { error: { code: 'OWNER_DIED' } }
+  expect(await program.event('outcome')).toMatchObject({ small: died, argument: died, view: 5 })
+  await finished(program)
+})
+
+test('a task sees the death of the worker of a task that it submitted', async () => {
+  const program = start('nested')
+  const pid = await killTeller(program, 'running')
+  expect(await program.event('outcome')).toMatchObject({ inner: { error: { code: 'WORKER_CRASHED', details: { pid } } } })
+  await finished(program, /about to hang/)
+})
