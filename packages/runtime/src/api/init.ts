@@ -116,7 +116,7 @@ async function start(options: InitOptions): Promise<Cluster> {
   const shutdown = async (): Promise<void> => {
     if (stopping !== shutdown) return
     stopping = undefined
-    process.off('beforeExit', shutdown)
+    process.off('beforeExit', shutdownAtExit)
     if (!interrupted) removeSignalHandlers()
     try {
       await runtime.close(daemon !== undefined, 'the driver shut it down')
@@ -125,13 +125,14 @@ async function start(options: InitOptions): Promise<Cluster> {
       setCurrent(undefined)
     }
   }
+  const shutdownAtExit = (): void => void shutdown()
   stopping = shutdown
   runtime.events.once('closed', (error) => {
     // Lost, not left: calls keep failing with the reason until shutdown().
     if (error && !options.quiet) printWarning(error.message)
   })
   setCurrent(runtime)
-  process.on('beforeExit', shutdown)
+  process.on('beforeExit', shutdownAtExit)
   installSignalHandlers(daemon)
   return {
     id: runtime.cluster.cluster, address: found.address, sessionDir: found.sessionDir, shutdown,
