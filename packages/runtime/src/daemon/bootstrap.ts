@@ -6,6 +6,8 @@
  */
 export const WORKER_BOOTSTRAP_ENV = 'BEAMLINE_WORKER'
 export const LISTENING_LINE = 'listening'
+/** Every worker has its session's folder here and hands it on to what it starts: who cleans up after a dead daemon finds them by it. */
+export const SESSION_ENV = 'BEAMLINE_SESSION'
 
 export interface WorkerBootstrap {
   /** Its process id: what its Hello must say. */

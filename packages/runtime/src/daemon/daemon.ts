@@ -231,7 +231,7 @@ export class Daemon {
         return this.#queries.reply(process, body.value)
       case 'shutdown':
         // A driver that only attached must not end the cluster of others.
-        if (this.#config.embedded || from.hello.kind === 'cli') void this.stop(body.value.reason, STOP_GRACE_MS)
+        if (from.hello.kind === 'cli' || (this.#config.embedded && from.hello.pid === this.#config.starterPid)) void this.stop(body.value.reason, STOP_GRACE_MS)
         return
       default:
         body satisfies never

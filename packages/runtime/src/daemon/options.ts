@@ -39,6 +39,8 @@ export interface DaemonConfig {
   readonly session: Session
   /** Ends with the process at the other end of its stdin. */
   readonly embedded: boolean
+  /** Process that started it. */
+  readonly starterPid: number
   readonly total: Resources
   readonly gpuDevices: readonly string[]
   readonly storeBytes: number
@@ -83,6 +85,7 @@ export function daemonConfig(options: DaemonOptions, session: Session, embedded:
   return {
     session,
     embedded,
+    starterPid: process.pid,
     total: { cpus, gpus, memoryBytes: count('memoryBytes', options.memoryBytes ?? Math.floor(0.7 * totalmem())), custom },
     gpuDevices: Array.from({ length: Math.ceil(gpus / UNIT) }, (_, index) => devices[index] ?? String(index)),
     storeBytes: count('storeBytes', options.storeBytes ?? defaultStoreBytes(session.storeDir)),

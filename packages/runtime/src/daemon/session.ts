@@ -11,6 +11,7 @@ import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, st
 import { tmpdir, userInfo } from 'node:os'
 import { join } from 'node:path'
 import { BeamlineError } from '../errors.ts'
+import { SESSION_ENV } from './bootstrap.ts'
 
 export interface Session {
   /** 16 hex digits */
@@ -104,6 +105,19 @@ export function removeSession(session: Pick<Session, 'dir' | 'storeDir'>): void 
   rmSync(session.dir, { recursive: true, force: true })
 }
 
+/** Kill what a daemon that died could not: its workers and all that they started. Linux only; elsewhere workers notice the end of their pipe. */
+export function killSessionProcesses(dir: string): void {
+  const mark = `${SESSION_ENV}=${dir}`
+  for (const pid of entries('/proc')) {
+    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) continue
+    try {
+      if (readFileSync(`/proc/${pid}/environ`, 'latin1').split('\0').includes(mark)) process.kill(Number(pid), 'SIGKILL')
+    } catch {
+      // Gone, or of another user.
+    }
+  }
+}
+
 /** Remove what dead daemons left. */
 export function removeStaleSessions(): void {
   const root = sessionsRoot()
@@ -114,6 +128,7 @@ export function removeStaleSessions(): void {
     if (holder === undefined ? isYoung(dir) : isAlive(holder)) continue
     // Only a store directory with the name that such a session has: the file could say anything.
     const storeDir = holder?.storeDir === join(SHARED_MEMORY, `beamline-${uid()}-${name}`) ? holder.storeDir : join(dir, 'store')
+    killSessionProcesses(dir)
     removeSession({ dir, storeDir })
   }
   const current = readJson<CurrentHead>(join(root, 'current'))

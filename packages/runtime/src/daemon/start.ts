@@ -6,7 +6,7 @@ import { closeSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import { DAEMON_CONFIG_ENV, type DaemonConfig, type DaemonOptions, type DaemonReady, daemonConfig } from './options.ts'
-import { createSession, removeSession, sessionsRoot } from './session.ts'
+import { createSession, killSessionProcesses, removeSession, sessionsRoot } from './session.ts'
 
 export interface DaemonHandle extends DaemonReady {
   /**
@@ -21,6 +21,7 @@ export interface DaemonHandle extends DaemonReady {
 }
 
 const START_MS = 20_000
+const IN_ORDER = 'it exited in order'
 /** The daemon gives its workers 4 s. */
 const STOP_MS = 5_000
 
@@ -47,7 +48,7 @@ export async function startDaemon(options: StartDaemonOptions): Promise<DaemonHa
   }
   const { promise: exited, resolve: exit } = Promise.withResolvers<string>()
   child.once('error', (error) => exit(`it could not be started: ${error.message}`))
-  child.once('exit', (code, signal) => exit(signal === null ? `it exited with code ${code}` : `it was ended by signal ${signal}`))
+  child.once('exit', (code, signal) => exit(code === 0 ? IN_ORDER : signal === null ? `it exited with code ${code}` : `it was ended by signal ${signal}`))
   const ready = await readiness(child, exited, logPath).catch((error: unknown) => {
     killGroup(child)
     removeSession(session)
@@ -55,7 +56,10 @@ export async function startDaemon(options: StartDaemonOptions): Promise<DaemonHa
   })
   release(child)
   // A daemon that was killed could not clean up; this process may outlive it.
-  void exited.then(() => removeSession(session))
+  void exited.then((how) => {
+    if (how !== IN_ORDER) killSessionProcesses(session.dir)
+    removeSession(session)
+  })
   const stop = async (): Promise<void> => {
     if (!options.embedded) return
     child.stdin?.destroy()
@@ -68,6 +72,7 @@ export async function startDaemon(options: StartDaemonOptions): Promise<DaemonHa
   const kill = (): void => {
     if (!options.embedded) return
     killGroup(child)
+    killSessionProcesses(session.dir)
     removeSession(session)
   }
   return { ...ready, stop, kill, exited }

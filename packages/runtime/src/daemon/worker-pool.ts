@@ -6,7 +6,7 @@ import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_p
 import { existsSync } from 'node:fs'
 import type { Readable, Writable } from 'node:stream'
 import type { EdgeInstruction, WorkerExit } from '../state/events.ts'
-import { LISTENING_LINE, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from './bootstrap.ts'
+import { LISTENING_LINE, SESSION_ENV, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from './bootstrap.ts'
 import type { Logs, WorkerLog } from './logs.ts'
 
 /** A worker that was told to exit gets SIGTERM after the first, and SIGKILL after the second: all is gone in less than 5 s. */
@@ -59,7 +59,7 @@ export class WorkerPool {
         detached: true,
         ...(cwd === '' ? {} : { cwd }),
         stdio: ['pipe', 'pipe', 'pipe'],
-        env: { ...process.env, ...env, [WORKER_BOOTSTRAP_ENV]: JSON.stringify(bootstrap(worker)) },
+        env: { ...process.env, ...env, [SESSION_ENV]: told.sessionDir, [WORKER_BOOTSTRAP_ENV]: JSON.stringify(told) },
       })
     } catch (error) {
       // Flags that cannot be passed on, such as one with a null character.

@@ -256,6 +256,18 @@ test('an idle worker ends after a while, unless it owns objects that others may 
   expect((await driver.query<WorkerRow[]>('workers')).map((row) => [row.worker, row.state])).toEqual([[owner.worker, 'idle']])
 })
 
+test('a cluster that a program started is ended by that program only', async () => {
+  const daemon = await startTestDaemon()
+  const guest = new StandInDriver(daemon, { pid: 1 })
+  guest.send({ $case: 'shutdown', value: { reason: 'not mine' } })
+  expect(await guest.query('status')).toMatchObject({ cluster: daemon.cluster })
+  const owner = new StandInDriver(daemon)
+  owner.send({ $case: 'shutdown', value: { reason: 'done' } })
+  expect((await guest.next('exit')).reason).toBe('done')
+  expect(await daemon.exited).toBe('it exited with code 0')
+  expect(isClean(daemon)).toBe(true)
+})
+
 test('two clusters on one machine do not meet', async () => {
   await using one = await startTestDaemon()
   const two = await startTestDaemon()

@@ -33,7 +33,7 @@ export class StandInDriver {
   #waiters: (() => void)[] = []
   #closed: Error | undefined | false = false
 
-  constructor(daemon: { address: string; token: string }, options: { kind?: string; id?: string; job?: Partial<JobConfig> } = {}) {
+  constructor(daemon: { address: string; token: string }, options: { kind?: string; id?: string; pid?: number; job?: Partial<JobConfig> } = {}) {
     this.id = options.id ?? newId()
     this.link = dial(NODE_SERVICE, daemon.address, daemon.token)
     this.link.onMessage(({ body }) => {
@@ -47,7 +47,7 @@ export class StandInDriver {
     })
     const job = { name: 'test.ts', namespace: '', cwd: process.cwd(), entry: '/test.ts', execArgv: [], env: {}, logToDriver: true, ...options.job }
     const kind = options.kind ?? 'driver'
-    this.send({ $case: 'hello', value: { process: this.id, kind, pid: process.pid, address: '', job: kind === 'driver' ? job : undefined } })
+    this.send({ $case: 'hello', value: { process: this.id, kind, pid: options.pid ?? process.pid, address: '', job: kind === 'driver' ? job : undefined } })
   }
 
   send(body: NonNullable<ProcessMessage['body']>): void {
