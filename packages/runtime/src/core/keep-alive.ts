@@ -17,6 +17,11 @@ export class KeepAlive {
     if (--this.#pending === 0) this.#handle.unref()
   }
 
+  /** Holds nothing any more. */
+  close(): void {
+    clearInterval(this.#handle)
+  }
+
   /** Holds the process until `promise` settles. */
   async during<T>(promise: Promise<T>): Promise<T> {
     this.add()

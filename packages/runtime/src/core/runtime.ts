@@ -369,5 +369,6 @@ export class Runtime implements ReferencePort, PeerPort {
     }
     this.store.close()
     await this.#server?.close()
+    this.keepAlive.close()
   }
 }

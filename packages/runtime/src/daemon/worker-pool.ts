@@ -53,6 +53,7 @@ export class WorkerPool {
   spawn({ worker, cwd, execArgv, env }: Extract<EdgeInstruction, { kind: 'worker-spawn' }>): void {
     if (this.#closing !== undefined) return
     const { entry, logs, bootstrap } = this.#options
+    const told = bootstrap(worker)
     let child: ChildProcessByStdio<Writable, Readable, Readable>
     try {
       child = spawn(process.execPath, [...execArgv, entry], {

@@ -182,7 +182,9 @@ class BackgroundCredentials extends grpc.ChannelCredentials {
     return other instanceof BackgroundCredentials
   }
 
-  _createSecureConnector(...args: Parameters<grpc.ChannelCredentials['_createSecureConnector']>): ReturnType<grpc.ChannelCredentials['_createSecureConnector']> {
+  _createSecureConnector(
+    ...args: Parameters<grpc.ChannelCredentials['_createSecureConnector']>
+  ): ReturnType<grpc.ChannelCredentials['_createSecureConnector']> {
     const connector = this.#insecure._createSecureConnector(...args)
     const connect = connector.connect.bind(connector)
     return Object.assign(connector, { connect: (socket: Socket) => connect(inBackground(socket)) })
@@ -202,9 +204,11 @@ export function dial<A, B>(service: Service<A, B>, address: string, token: strin
   const metadata = new grpc.Metadata()
   metadata.set('authorization', `Bearer ${token}`)
   const stream = client.makeBidiStreamRequest(service.path, service.encodeToServer, service.decodeToClient, metadata, {})
-  const link = new StreamLink<A, B>(stream as FrameStream<A, B>, address, (error) =>
-    (error as grpc.ServiceError).code === grpc.status.UNAUTHENTICATED ? new BeamlineError('UNAUTHENTICATED', { address }, { cause: error }) : error,
-  )
+  const link = new StreamLink<A, B>(stream as FrameStream<A, B>, address, (error) => {
+    const { code, details } = error as grpc.ServiceError
+    if (code === grpc.status.UNAUTHENTICATED) return new BeamlineError('UNAUTHENTICATED', { address }, { cause: error })
+    return new Error(details || error.message, { cause: error })
+  })
   link.onClose(() => client.close())
   return link
 }

@@ -15,7 +15,14 @@ import { endWithNode } from './end.ts'
 export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
   const { process: id, address, token, sessionDir } = bootstrap
   await Runtime.attach({
-    kind: 'worker', process: id, address: `unix:${join(sessionDir, `${id}.sock`)}`, nodeAddress: address, token, job: undefined, kinds: KINDS, prepare,
+    kind: 'worker',
+    process: id,
+    address: `unix:${join(sessionDir, `${id}.sock`)}`,
+    nodeAddress: address,
+    token,
+    job: undefined,
+    kinds: KINDS,
+    prepare,
   })
   // A worker in an endless loop sees no end of its stdin; the kernel ends it with the daemon.
   dieWithParent()
