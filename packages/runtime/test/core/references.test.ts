@@ -199,7 +199,8 @@ class World {
     for (const messages of this.links.values()) {
       for (const message of messages) {
         if (message.kind !== 'push' && message.kind !== 'done') continue
-        for (const { owner, object } of message.refs) must(!this.freed.has(`${owner}:${object}`), () => `${owner}:${object} is freed and on its way in a ${message.kind}`)
+        for (const { owner, object } of message.refs)
+          must(!this.freed.has(`${owner}:${object}`), () => `${owner}:${object} is freed and on its way in a ${message.kind}`)
       }
     }
   }
@@ -214,7 +215,8 @@ class World {
       this.deliver(round)
       await Promise.resolve()
       this.check()
-      const open = this.processes.some(({ handles, tasks }) => handles.length + tasks.length > 0) || [...this.links.values()].some((messages) => messages.length > 0)
+      const open =
+        this.processes.some(({ handles, tasks }) => handles.length + tasks.length > 0) || [...this.links.values()].some((messages) => messages.length > 0)
       if (!open) return
     }
     throw new Error('does not settle')
@@ -228,12 +230,54 @@ const some = (process: Process, picks: readonly number[]): ObjectEntry[] =>
 const picks = fc.array(index, { maxLength: 2 })
 
 const op: fc.Arbitrary<Op> = fc.oneof(
-  { weight: 3, arbitrary: fc.tuple(index, picks).map(([p, inside]): Op => (w) => w.at(p).create(some(w.at(p), inside))) },
-  { weight: 4, arbitrary: fc.tuple(index, fc.integer({ min: 1, max: 2 }), picks).map(([p, by, args]): Op => (w) => w.at(p).call(w.at(p + by), some(w.at(p), args))) },
-  { weight: 4, arbitrary: fc.tuple(index, index, fc.boolean(), picks).map(([p, n, keep, results]): Op => (w) => w.at(p).finish(n, keep, some(w.at(p), results))) },
-  { weight: 4, arbitrary: fc.tuple(index, index).map(([p, n]): Op => (w) => w.at(p).drop(n)) },
-  { weight: 2, arbitrary: fc.tuple(index, index).map(([p, n]): Op => (w) => some(w.at(p), [n]).forEach((entry) => w.at(p).open(entry))) },
-  { weight: 12, arbitrary: index.map((n): Op => (w) => w.deliver(n)) },
+  {
+    weight: 3,
+    arbitrary: fc.tuple(index, picks).map(
+      ([p, inside]): Op =>
+        (w) =>
+          w.at(p).create(some(w.at(p), inside)),
+    ),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.tuple(index, fc.integer({ min: 1, max: 2 }), picks).map(
+      ([p, by, args]): Op =>
+        (w) =>
+          w.at(p).call(w.at(p + by), some(w.at(p), args)),
+    ),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.tuple(index, index, fc.boolean(), picks).map(
+      ([p, n, keep, results]): Op =>
+        (w) =>
+          w.at(p).finish(n, keep, some(w.at(p), results)),
+    ),
+  },
+  {
+    weight: 4,
+    arbitrary: fc.tuple(index, index).map(
+      ([p, n]): Op =>
+        (w) =>
+          w.at(p).drop(n),
+    ),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.tuple(index, index).map(
+      ([p, n]): Op =>
+        (w) =>
+          some(w.at(p), [n]).forEach((entry) => w.at(p).open(entry)),
+    ),
+  },
+  {
+    weight: 12,
+    arbitrary: index.map(
+      (n): Op =>
+        (w) =>
+          w.deliver(n),
+    ),
+  },
 )
 
 test('no object is freed while it can be reached, and all are at the end', async () => {
@@ -249,7 +293,11 @@ test('no object is freed while it can be reached, and all are at the end', async
       await world.settle()
       for (const { process, references, sent, unreceived } of world.processes) {
         expect({ process, owned: references.owned, borrowed: references.borrowedCount, sent: sent.size, unreceived: unreceived.size }).toEqual({
-          process, owned: 0, borrowed: 0, sent: 0, unreceived: 0,
+          process,
+          owned: 0,
+          borrowed: 0,
+          sent: 0,
+          unreceived: 0,
         })
       }
     }),

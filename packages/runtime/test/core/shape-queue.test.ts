@@ -9,7 +9,19 @@ import { type CallTemplate, TaskRecord } from '../../src/core/task-record.ts'
 import { LIMITS } from '../../src/limits.ts'
 
 const TEMPLATE: CallTemplate = {
-  name: 'f', hash: 'h', function: undefined, returns: 1, streaming: false, itemsMax: 1, actor: '', method: '', concurrencyGroup: '', retryOn: undefined, maxCalls: 0, maxRetries: 3, timeoutMs: undefined,
+  name: 'f',
+  hash: 'h',
+  function: undefined,
+  returns: 1,
+  streaming: false,
+  itemsMax: 1,
+  actor: '',
+  method: '',
+  concurrencyGroup: '',
+  retryOn: undefined,
+  maxCalls: 0,
+  maxRetries: 3,
+  timeoutMs: undefined,
 }
 const EMPTY = new Uint8Array(0)
 
@@ -103,7 +115,16 @@ class World implements ShapePort {
   enqueue(count: number): void {
     for (let i = 0; i < count; i++) {
       const number = this.records.size + 1
-      const record = new TaskRecord({ template: TEMPLATE, number, outputs: [], stream: undefined, args: EMPTY, storedArgs: undefined, dependencies: [], queue: this.queue })
+      const record = new TaskRecord({
+        template: TEMPLATE,
+        number,
+        outputs: [],
+        stream: undefined,
+        args: EMPTY,
+        storedArgs: undefined,
+        dependencies: [],
+        queue: this.queue,
+      })
       this.records.set(number, record)
       this.queue.enqueue(record)
     }
@@ -265,24 +286,103 @@ class World implements ShapePort {
       this.check()
     }
     const { queue } = this
-    throw new Error(`does not settle: ${queue.queue.size} queued, ${queue.leases.size} leases, ${queue.demanded} demanded, ${this.records.size - this.done.size} open`)
+    throw new Error(
+      `does not settle: ${queue.queue.size} queued, ${queue.leases.size} leases, ${queue.demanded} demanded, ${this.records.size - this.done.size} open`,
+    )
   }
 }
 
 type Op = (world: World) => void
 const index = fc.nat({ max: 6 })
 const op: fc.Arbitrary<Op> = fc.oneof(
-  { weight: 3, arbitrary: fc.constantFrom(1, 2, 3, 20, 100).map((count): Op => (w) => w.enqueue(count)) },
-  { weight: 3, arbitrary: fc.nat({ max: 9 }).map((n): Op => (w) => w.grant(n === 0)) },
-  { weight: 6, arbitrary: index.map((n): Op => (w) => w.receive(n)) },
-  { weight: 6, arbitrary: fc.tuple(index, fc.constantFrom(0, 0.01, 1, 20), fc.nat({ max: 9 })).map(([n, ms, retire]): Op => (w) => w.finish(n, ms, retire === 0)) },
-  { weight: 6, arbitrary: index.map((n): Op => (w) => w.deliver(n)) },
-  { weight: 6, arbitrary: fc.tuple(index, fc.constantFrom(0.01, 1)).map(([n, ms]): Op => (w) => w.cycle(n, ms)) },
-  { weight: 1, arbitrary: index.map((n): Op => (w) => w.block(n)) },
-  { weight: 1, arbitrary: index.map((n): Op => (w) => w.reclaim(n)) },
-  { weight: 1, arbitrary: index.map((n): Op => (w) => w.die(n)) },
-  { weight: 1, arbitrary: fc.nat().map((n): Op => (w) => w.cancel(n)) },
-  { weight: 2, arbitrary: fc.constantFrom(1, 10, 600).map((ms): Op => (w) => w.elapse(ms)) },
+  {
+    weight: 3,
+    arbitrary: fc.constantFrom(1, 2, 3, 20, 100).map(
+      (count): Op =>
+        (w) =>
+          w.enqueue(count),
+    ),
+  },
+  {
+    weight: 3,
+    arbitrary: fc.nat({ max: 9 }).map(
+      (n): Op =>
+        (w) =>
+          w.grant(n === 0),
+    ),
+  },
+  {
+    weight: 6,
+    arbitrary: index.map(
+      (n): Op =>
+        (w) =>
+          w.receive(n),
+    ),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.tuple(index, fc.constantFrom(0, 0.01, 1, 20), fc.nat({ max: 9 })).map(
+      ([n, ms, retire]): Op =>
+        (w) =>
+          w.finish(n, ms, retire === 0),
+    ),
+  },
+  {
+    weight: 6,
+    arbitrary: index.map(
+      (n): Op =>
+        (w) =>
+          w.deliver(n),
+    ),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.tuple(index, fc.constantFrom(0.01, 1)).map(
+      ([n, ms]): Op =>
+        (w) =>
+          w.cycle(n, ms),
+    ),
+  },
+  {
+    weight: 1,
+    arbitrary: index.map(
+      (n): Op =>
+        (w) =>
+          w.block(n),
+    ),
+  },
+  {
+    weight: 1,
+    arbitrary: index.map(
+      (n): Op =>
+        (w) =>
+          w.reclaim(n),
+    ),
+  },
+  {
+    weight: 1,
+    arbitrary: index.map(
+      (n): Op =>
+        (w) =>
+          w.die(n),
+    ),
+  },
+  {
+    weight: 1,
+    arbitrary: fc.nat().map(
+      (n): Op =>
+        (w) =>
+          w.cancel(n),
+    ),
+  },
+  {
+    weight: 2,
+    arbitrary: fc.constantFrom(1, 10, 600).map(
+      (ms): Op =>
+        (w) =>
+          w.elapse(ms),
+    ),
+  },
 )
 
 for (const aheadMax of [undefined, 1]) {

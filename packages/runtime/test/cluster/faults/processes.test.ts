@@ -44,8 +44,6 @@ test('when the daemon is killed, all that waits fails with NODE_DIED, workers en
   expect(await program.event('later')).toMatchObject({ later: [died, died], put: died, held: 1_000_000 })
   await program.event('shut down')
   await finished(program)
-  // A process that a worker started outlives it: only a daemon ends those.
-  process.kill(running.child, 'SIGKILL')
   await eventually(() => pids.every(isGone) && areClean(files), 'all processes and files gone')
 })
 

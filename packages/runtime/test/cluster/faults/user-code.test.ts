@@ -39,7 +39,9 @@ test('cancel ends a task that waits, and what it waits for', async () => {
 
 test('a task that exits its process is told with the exit code and the last lines of stderr', async () => {
   const program = start('exits')
-  expect(await program.event('outcome')).toMatchObject({ error: { code: 'WORKER_CRASHED', details: { task: 'exit', how: 'exited with code 3', stderr: 'about to exit' } } })
+  expect(await program.event('outcome')).toMatchObject({
+    error: { code: 'WORKER_CRASHED', details: { task: 'exit', how: 'exited with code 3', stderr: 'about to exit' } },
+  })
   expect(await program.event('later')).toMatchObject({ error: { code: 'WORKER_CRASHED', details: { task: 'exitLater', how: 'exited with code 0' } } })
   expect(await program.event('retried')).toMatchObject({ error: { code: 'WORKER_CRASHED', details: { how: 'exited with code 4' } } })
   await finished(program, /about to exit/)
@@ -51,7 +53,15 @@ test('what is thrown arrives as it is, also when it is no Error', async () => {
   expect(await program.event('other work')).toMatchObject(OTHER_WORK)
   const causes = program.events.filter(({ event }) => event === 'outcome').map(({ error }) => error)
   for (const error of causes) expect(error).toMatchObject({ code: 'TASK_FAILED', details: { task: 'throwThis' } })
-  expect(causes.map((error) => (error as { cause?: { thrown: unknown } }).cause?.thrown)).toEqual([42, 'text', null, undefined, true, { reason: 'an object', code: 7 }, [1, 2]])
+  expect(causes.map((error) => (error as { cause?: { thrown: unknown } }).cause?.thrown)).toEqual([
+    42,
+    'text',
+    null,
+    undefined,
+    true,
+    { reason: 'an object', code: 7 },
+    [1, 2],
+  ])
   await finished(program)
 })
 
@@ -74,7 +84,9 @@ test('a task that exhausts its heap fails with OUT_OF_MEMORY', async () => {
 
 test('a result or an argument that cannot travel is refused with its path', async () => {
   const program = start('unserializable')
-  expect(await program.event('outcome')).toMatchObject({ error: { code: 'NOT_SERIALIZABLE', details: { what: 'the result of "unserializable"', path: '$.layers[1].session.socket' } } })
+  expect(await program.event('outcome')).toMatchObject({
+    error: { code: 'NOT_SERIALIZABLE', details: { what: 'the result of "unserializable"', path: '$.layers[1].session.socket' } },
+  })
   expect(await program.event('argument')).toMatchObject({ error: { code: 'NOT_SERIALIZABLE', details: { path: '$[0].deep[0].promise' } } })
   expect(await program.event('other work')).toMatchObject(OTHER_WORK)
   await finished(program)

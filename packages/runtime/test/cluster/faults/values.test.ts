@@ -12,7 +12,9 @@ test('values of 0 B, 1 B, 100 KiB ± 1 and more travel as argument, as result an
   const sizes = program.events.filter(({ event }) => event === 'size')
   expect(sizes).toHaveLength(12)
   for (const { sent, got } of sizes) expect(got).toEqual([sent, sent, sent])
-  expect(sizes.map(({ sent }) => (sent as { bytes: number }).bytes)).toEqual([0, 0, 1, 1, 102_399, 102_399, 102_400, 102_400, 102_401, 102_401, 3_145_728, 3_145_728])
+  expect(sizes.map(({ sent }) => (sent as { bytes: number }).bytes)).toEqual([
+    0, 0, 1, 1, 102_399, 102_399, 102_400, 102_400, 102_401, 102_401, 3_145_728, 3_145_728,
+  ])
   expect(await program.event('left')).toMatchObject(NOTHING_LEFT)
 })
 
