@@ -18,7 +18,7 @@ const FILE_BYTES_MAX = 100 * 1024 * 1024
 const FILES_MAX = 5
 const LINE_CHARS_MAX = 64 * 1024
 const TAIL_LINES_MAX = 20
-const NATIVE_FRAME = /^\s*\d+: 0x[0-9a-f]+ |^----- (Native|JavaScript) stack trace -----$/
+const NATIVE_FRAME = /^\s*\d+: 0x[0-9a-f]+ |^----- (Native|JavaScript) stack trace -----$|^<--- \w.* --->$|^\[\d+:0x[0-9a-f]+\] +\d+ ms: /
 const TAIL_CHARS_MAX = 4_000
 const LINES_PER_SECOND_MAX = 5_000
 const REPEAT_WINDOW_MS = 1_000
@@ -114,7 +114,7 @@ export class WorkerLog {
 
   #lines(lines: string[]): void {
     if (lines.length === 0) return
-    // The trace of native frames behind a fatal error says nothing to its reader and would push out what does.
+    // The collector's log and the native frames around a fatal error say nothing to its reader and would push out what does.
     const telling = lines.filter((line) => line !== '' && !NATIVE_FRAME.test(line)).slice(-TAIL_LINES_MAX)
     this.#tail = [...this.#tail, ...telling].slice(-TAIL_LINES_MAX)
     this.#deliver(

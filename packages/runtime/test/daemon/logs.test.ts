@@ -99,6 +99,7 @@ test('files are rotated and the oldest is dropped', () => {
 
 test('the tail keeps what tells why a process died, and no native frames', () => {
   const log = logs.open('w1', 'err')
+  log.write(bytes('<--- Last few GCs --->\n\n[32497:0x2d983000]     2488 ms: Mark-Compact 63.1 (71.1) -> 63.0 (70.3) MB\n'))
   log.write(bytes('FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory\n----- Native stack trace -----\n\n'))
   for (let i = 1; i < 40; i++) log.write(bytes(` ${i}: 0x${i.toString(16)}f node::Abort() [node]\n`))
   expect(log.tail()).toBe('FATAL ERROR: Reached heap limit Allocation failed - JavaScript heap out of memory')
