@@ -83,6 +83,7 @@ class Execution {
       bytesMax: STORE_SHARE * cluster.storeBytes,
       outputsMax: 4 * cluster.cpus + 4,
       tasksMax: 2 * cluster.cpus,
+      probesMax: cluster.cpus,
       ...budget,
     })
     this.#hosts = plan.operators.map((operator, op) =>

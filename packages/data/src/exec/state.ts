@@ -25,7 +25,7 @@ export interface OperatorSpec {
   readonly batchRows: number | undefined
   /** limit: rows to let through. */
   readonly rows: number
-  /** A first guess at the bytes that a task's output has. */
+  /** source: a first guess at the bytes that a task's output has. Others start from the outputs of the operator before them. */
   readonly outputBytes: number
 }
 
@@ -35,6 +35,8 @@ export interface Budget {
   readonly outputsMax: number
   /** Tasks in flight over all operators without a pool. */
   readonly tasksMax: number
+  /** Tasks in flight of an operator of which none has finished, so that nobody knows how large its outputs are. */
+  readonly probesMax: number
 }
 
 export type ExecutorEvent =
@@ -275,7 +277,7 @@ export class ExecutorState {
   #dispatchOne(regardless: boolean): boolean {
     for (let op = this.#operators.length - 1; op >= 0; op--) {
       const operator = this.#operators[op] as Operator
-      if (!this.#mayRun(operator, regardless)) continue
+      if (!this.#mayRun(op, operator, regardless)) continue
       const inputs = operator.spec.kind === 'source' ? [] : this.#bundle(operator)
       const worker = leastLoaded(operator.workerLoad)
       if (worker >= 0) operator.workerLoad[worker] = (operator.workerLoad[worker] as number) + 1
@@ -287,14 +289,15 @@ export class ExecutorState {
     return false
   }
 
-  #mayRun(operator: Operator, regardless: boolean): boolean {
+  #mayRun(op: number, operator: Operator, regardless: boolean): boolean {
     const { spec, running, queue } = operator
     if (spec.kind === 'limit' || running.size >= spec.tasksMax || !hasWork(operator)) return false
     if (regardless) return true
     if (spec.workers === 0 && this.#runningOutsidePools() >= this.#budget.tasksMax) return false
     if (operator.unconsumed + running.size >= this.#budget.outputsMax) return false
+    if (operator.finishedTasks === 0 && running.size >= this.#budget.probesMax) return false
     const freed = spec.kind === 'source' ? 0 : (this.#blocks.get((queue[0] as Slice).block)?.bytes ?? 0)
-    return this.#heldBytes - freed + this.#expectedBytes() + outputBytes(operator) <= this.#budget.bytesMax
+    return this.#heldBytes - freed + this.#expectedBytes() + this.#outputBytes(op) <= this.#budget.bytesMax
   }
 
   /** The next inputs of a transform: one slice, or whole slices up to a batch, cut to a multiple of it unless the input has ended. */
@@ -341,7 +344,14 @@ export class ExecutorState {
   }
 
   #expectedBytes(): number {
-    return this.#operators.reduce((sum, operator) => sum + operator.running.size * outputBytes(operator), 0)
+    return this.#operators.reduce((sum, { running }, op) => sum + running.size * this.#outputBytes(op), 0)
+  }
+
+  /** Bytes of one output of this operator: the mean so far, or a guess. */
+  #outputBytes(op: number): number {
+    const { finishedTasks, finishedBytes, spec } = this.#operators[op] as Operator
+    if (finishedTasks > 0) return finishedBytes / finishedTasks
+    return op === 0 ? spec.outputBytes : this.#outputBytes(op - 1)
   }
 
   /** @throws an `Error` naming the invariant that does not hold; for tests and BEAMLINE_VALIDATE */
@@ -380,10 +390,6 @@ function isDone(operator: Operator): boolean {
   const { spec, inputEnded, queue, running, held, nextTask } = operator
   if (!inputEnded || queue.length > 0 || running.size > 0 || held.size > 0) return false
   return spec.kind !== 'source' || nextTask >= spec.tasks
-}
-
-function outputBytes({ finishedTasks, finishedBytes, spec }: Operator): number {
-  return finishedTasks === 0 ? spec.outputBytes : finishedBytes / finishedTasks
 }
 
 function leastLoaded(load: readonly number[]): number {

@@ -12,6 +12,7 @@ import {
   Decimal,
   Field,
   FixedSizeBinary,
+  type FixedSizeList,
   Float16,
   Float32,
   Float64,
@@ -27,19 +28,21 @@ import {
   TimeNanosecond,
   Timestamp,
   TimeUnit,
+  Type,
   Uint8,
   Uint16,
   Uint32,
   Uint64,
   Utf8,
 } from 'apache-arrow'
-import { asyncBufferFromFile, type FileMetaData, parquetMetadataAsync, type SchemaElement } from 'hyparquet'
+import { asyncBufferFromFile, type FileMetaData, parquetMetadataAsync, type RowGroup, type SchemaElement } from 'hyparquet'
+
+/** How much longer text is than its pages, where no statistics tell: writers use dictionaries for repetitive text. */
+const ENCODED_TEXT_GROWTH = 2
 
 export interface RowGroupInfo {
   readonly rows: number
-  /** Uncompressed, all columns. */
-  readonly bytes: number
-  /** Uncompressed bytes by top-level column. */
+  /** What each top-level column will take when it is decoded; for text and nested columns a guess from its encoded size. */
   readonly columnBytes: Readonly<Record<string, number>>
 }
 
@@ -64,19 +67,13 @@ export interface FooterColumn {
 export async function readFooter(path: string): Promise<Footer> {
   try {
     const metadata = await parquetMetadataAsync(await asyncBufferFromFile(path))
+    const columns = columnsOf(metadata)
     return {
       path,
       // Not metadata.num_rows: some writers leave it 0.
       rows: metadata.row_groups.reduce((rows, group) => rows + Number(group.num_rows), 0),
-      rowGroups: metadata.row_groups.map((group) => {
-        const columnBytes: Record<string, number> = {}
-        for (const { meta_data } of group.columns) {
-          const [top] = meta_data?.path_in_schema ?? []
-          if (top !== undefined) columnBytes[top] = (columnBytes[top] ?? 0) + Number(meta_data?.total_uncompressed_size ?? 0)
-        }
-        return { rows: Number(group.num_rows), bytes: Number(group.total_byte_size), columnBytes }
-      }),
-      columns: columnsOf(metadata),
+      rowGroups: metadata.row_groups.map((group) => ({ rows: Number(group.num_rows), columnBytes: decodedBytes(group, columns) })),
+      columns,
     }
   } catch (cause) {
     throw new BeamlineError('FILE_UNREADABLE', { path, part: 'footer', reason: (cause as Error).message }, { cause })
@@ -98,6 +95,27 @@ export function checkSchema(first: Footer, footer: Footer, columns?: readonly st
   for (const { name, text } of read(footer)) {
     if (!first.columns.some((column) => column.name === name)) throw mismatch(footer.path, name, text, 'missing', first.path)
   }
+}
+
+/** Dictionaries and run lengths are undone by decoding: values of a fixed width take that width, however small the file is. */
+function decodedBytes({ columns: chunks, num_rows }: RowGroup, columns: readonly FooterColumn[]): Record<string, number> {
+  const encoded: Record<string, number> = {}
+  for (const { meta_data } of chunks) {
+    const [top] = meta_data?.path_in_schema ?? []
+    if (top === undefined || meta_data === undefined) continue
+    const exact = meta_data.size_statistics?.unencoded_byte_array_data_bytes
+    encoded[top] =
+      (encoded[top] ?? 0) +
+      (exact === undefined ? ENCODED_TEXT_GROWTH * Number(meta_data.total_uncompressed_size) : Number(exact)) +
+      4 * Number(meta_data.num_values)
+  }
+  const rows = Number(num_rows)
+  return Object.fromEntries(
+    columns.map(({ name, type }) => {
+      const width = type === undefined ? undefined : fixedWidth(type)
+      return [name, width === undefined ? (encoded[name] ?? 0) : rows * width]
+    }),
+  )
 }
 
 function mismatch(where: string, column: string, found: string, expected: string, reference: string): BeamlineError {
@@ -128,6 +146,33 @@ function columnsOf(metadata: FileMetaData): FooterColumn[] {
     at = end
   }
   return columns
+}
+
+/** Bytes per value, undefined for values of any length. */
+function fixedWidth(type: DataType): number | undefined {
+  switch (type.typeId) {
+    case Type.Bool:
+      return 1 / 8
+    case Type.Int:
+    case Type.Time:
+      return (type as Int32).bitWidth / 8
+    case Type.Float:
+      return (type as Float64).ArrayType.BYTES_PER_ELEMENT
+    case Type.Decimal:
+      return (type as Decimal).bitWidth / 8
+    case Type.Date:
+    case Type.Timestamp:
+    case Type.Duration:
+      return 8
+    case Type.FixedSizeBinary:
+      return (type as FixedSizeBinary).byteWidth
+    case Type.FixedSizeList: {
+      const width = fixedWidth((type.children as Field[])[0]?.type as DataType)
+      return width === undefined ? undefined : width * (type as FixedSizeList).listSize
+    }
+    default:
+      return undefined
+  }
 }
 
 function embeddedSchema(metadata: FileMetaData): Schema | undefined {

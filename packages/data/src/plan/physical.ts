@@ -34,7 +34,7 @@ export interface PhysicalPlan {
   readonly rows: number | undefined
 }
 
-/** Row groups of one file are read together up to this size, so that many tiny ones do not become many tasks. */
+/** Row groups of one file are read together up to this decoded size, so that many tiny ones do not become many tasks. */
 const TASK_BYTES_MIN = 1024 * 1024
 const FOOTERS_AT_ONCE = 16
 
@@ -180,7 +180,8 @@ async function footersOf({ paths, columns }: Read, signal: AbortSignal | undefin
 function partsOf({ path, rowGroups }: Footer, columns: readonly string[] | undefined): SourceTask[] {
   const tasks: { groups: number[]; rows: number; bytes: number }[] = []
   for (const [index, group] of rowGroups.entries()) {
-    const bytes = columns === undefined ? group.bytes : columns.reduce((sum, name) => sum + (group.columnBytes[name] ?? 0), 0)
+    const names = columns ?? Object.keys(group.columnBytes)
+    const bytes = names.reduce((sum, name) => sum + (group.columnBytes[name] ?? 0), 0)
     const last = tasks.at(-1)
     if (last !== undefined && last.bytes + bytes <= TASK_BYTES_MIN && rowGroups.length > 4 * availableParallelism()) {
       last.groups.push(index)

@@ -32,7 +32,7 @@ describe('an execution', () => {
             if (order.length === 4) for (const release of order.reverse()) release()
           })
     const rows: number[] = []
-    for await (const { block, offset, rows: count, done } of execute(await planPhysical(filtered(() => true)), cluster)) {
+    for await (const { block, offset, rows: count, done } of execute(await planPhysical(filtered(() => true)), cluster, { budget: { probesMax: 4 } })) {
       rows.push(
         ...((await cluster.read(block as object))
           .getChildAt(0)
@@ -49,7 +49,7 @@ describe('an execution', () => {
   test('that is left early cancels what runs', async () => {
     const cluster = new LocalCluster()
     cluster.gate = ({ part, source }) => (source !== undefined && part > 0 ? new Promise(() => undefined) : undefined)
-    for await (const { done } of execute(await planPhysical(read), cluster)) {
+    for await (const { done } of execute(await planPhysical(read), cluster, { budget: { probesMax: 4 } })) {
       done()
       break
     }
@@ -65,7 +65,7 @@ describe('an execution', () => {
       if (part === 3) controller.abort(reason)
       return new Promise(() => undefined)
     }
-    const run = execute(await planPhysical(read), cluster, { signal: controller.signal })
+    const run = execute(await planPhysical(read), cluster, { signal: controller.signal, budget: { probesMax: 4 } })
     await expect(run.next()).rejects.toBe(reason)
     nothingLeft(cluster)
   })

@@ -13,7 +13,7 @@ const source = (tasks: number, extra: Partial<OperatorSpec> = {}): OperatorSpec 
 })
 const transform = (extra: Partial<OperatorSpec> = {}): OperatorSpec => ({ ...source(0), kind: 'transform', ...extra })
 const limit = (rows: number): OperatorSpec => ({ ...source(0), kind: 'limit', rows })
-const roomy: Budget = { bytesMax: 1e9, outputsMax: 100, tasksMax: 100 }
+const roomy: Budget = { bytesMax: 1e9, outputsMax: 100, tasksMax: 100, probesMax: 100 }
 
 function machine(operators: OperatorSpec[], budget: Budget = roomy): { send: (event: ExecutorEvent) => Instruction[]; state: ExecutorState } {
   const state = new ExecutorState(operators, budget)
@@ -51,7 +51,7 @@ describe('the streaming executor', () => {
   })
 
   test('starts no source task while its outputs fill the byte budget, and goes on when one is consumed', () => {
-    const { send } = machine([source(4)], { bytesMax: 20, outputsMax: 100, tasksMax: 100 })
+    const { send } = machine([source(4)], { bytesMax: 20, outputsMax: 100, tasksMax: 100, probesMax: 100 })
     expect(send({ kind: 'start' })).toEqual([run(0, 0), run(0, 1)])
     send(finished(0, 0, 1))
     expect(send(finished(0, 1, 2))).toEqual([])
@@ -60,15 +60,21 @@ describe('the streaming executor', () => {
   })
 
   test('keeps no more outputs unconsumed than the budget allows, those of running tasks included', () => {
-    const { send } = machine([source(4)], { bytesMax: 1e9, outputsMax: 2, tasksMax: 100 })
+    const { send } = machine([source(4)], { bytesMax: 1e9, outputsMax: 2, tasksMax: 100, probesMax: 100 })
     expect(send({ kind: 'start' })).toEqual([run(0, 0), run(0, 1)])
     send({ kind: 'pull' })
     expect(send(finished(0, 0, 1))).toEqual([{ kind: 'deliver', slice: { block: 1, offset: 0, rows: 5 } }])
     expect(send({ kind: 'consumed', block: 1 })).toEqual([{ kind: 'release', block: 1 }, run(0, 2)])
   })
 
+  test('tries few tasks of an operator before it knows how large their outputs are', () => {
+    const { send } = machine([source(9, { tasksMax: 9 })], { ...roomy, probesMax: 2 })
+    expect(send({ kind: 'start' })).toEqual([run(0, 0), run(0, 1)])
+    expect(send(finished(0, 1, 1))).toHaveLength(7)
+  })
+
   test('runs one task over any budget when nothing else could make progress', () => {
-    const { send } = machine([source(2, { outputBytes: 1000 })], { bytesMax: 20, outputsMax: 100, tasksMax: 100 })
+    const { send } = machine([source(2, { outputBytes: 1000 })], { bytesMax: 20, outputsMax: 100, tasksMax: 100, probesMax: 100 })
     expect(send({ kind: 'start' })).toEqual([])
     expect(send({ kind: 'pull' })).toEqual([run(0, 0)])
   })

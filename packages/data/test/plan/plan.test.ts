@@ -98,7 +98,7 @@ describe('planning from footers', () => {
 
   test('a limit plans only the row groups that hold its rows', async () => {
     const plan = await planPhysical({ ...read, limit: 460 } as LogicalPlan)
-    expect(explainPhysical(plan)).toBe('ReadParquet(1 file, limit: 460) [tasks, 2 blocks, 0.0 MiB]\n460 rows')
+    expect(explainPhysical(plan)).toBe('ReadParquet(1 file, limit: 460) [tasks, 2 blocks, 0.1 MiB]\n460 rows')
   })
 
   test('a file whose column has another type is refused by name, with both types', async () => {

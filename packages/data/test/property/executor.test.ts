@@ -29,7 +29,7 @@ test('every row comes out once and in order, within budget, and nothing is left 
   fc.assert(
     fc.property(job, ({ blocks, operators, bytesMax, outputsMax, choices, failAt, stopAt }) => {
       const specs = [{ ...spec, kind: 'source' as const, tasks: blocks.length }, ...operators]
-      const state = new ExecutorState(specs, { bytesMax, outputsMax, tasksMax: 6 })
+      const state = new ExecutorState(specs, { bytesMax, outputsMax, tasksMax: 6, probesMax: 2 })
       const choose = (n: number): number => (choices.next().value as number) % n
 
       const contents = new Map<number, number[]>() // block → its rows
