@@ -7,6 +7,7 @@
 import { types } from 'node:util'
 import type { Class } from 'acorn'
 import { BeamlineError } from '../errors.ts'
+import { foundIn, integrityOf, kindOf, mayHaveName, pathTo } from './captured-values.ts'
 import { emitFunction, type LiveImport, unusedName } from './emit.ts'
 import { computedHeritage, type FreeName, type FunctionFacts, factsOf, type Reading, readNames } from './function-facts.ts'
 import { globalOf, isStandardGlobal, replacedPart } from './globals.ts'
@@ -24,7 +25,7 @@ import {
   specifierOfBundledImport,
 } from './module-reference.ts'
 import { creationNeeds, ownProperties, staticBlocks } from './own-properties.ts'
-import type { FunctionNode, GlobalNode, ImportNode, Node, PayloadHead, Ref, Slot } from './payload.ts'
+import { type FunctionNode, type GlobalNode, type ImportNode, type Node, type PayloadHead, type Ref, refsOf, type Slot } from './payload.ts'
 import type { Reference } from './scopes.ts'
 import { COMPLAINTS, type Complaint, complaintAbout, fileOf, placeOf, refuse, SPECIAL_COMPLAINTS } from './refusals.ts'
 import { type RemoteParts, remoteParts } from './remote-handles.ts'
@@ -55,8 +56,13 @@ export class Capture {
   #path: string
   #root = 0
 
-  constructor(what: string, byHand: Readonly<Record<string, unknown>> | undefined) {
+  readonly #asData: ReadonlySet<object>
+  readonly #objects = new Set<object>()
+
+  /** @param asData - objects to leave to the codec, whatever their properties are like */
+  constructor(what: string, byHand: Readonly<Record<string, unknown>> | undefined, asData: ReadonlySet<object> = new Set()) {
     this.#what = what
+    this.#asData = asData
     this.#byHand = byHand
     this.#path = what
   }
@@ -73,6 +79,11 @@ export class Capture {
     this.#checkModules()
     this.#identify()
     return { root: this.#root, nodes: this.nodes }
+  }
+
+  /** Objects that were captured by themselves and are part of the data as well: they would arrive twice. */
+  objectsInData(): ReadonlySet<object> {
+    return this.#objects.size > 0 ? foundIn(this.data, this.#objects) : this.#objects
   }
 
   /** For the codec: functions and branded objects inside the data. */
@@ -98,22 +109,26 @@ export class Capture {
   /** Classes inside the data are created while it is decoded: their static parts cannot use it yet. */
   #checkOrder(): void {
     const seen = new Set<number>()
-    const visit = (index: number, needsAll: boolean): void => {
+    const need = (ref: Ref, name: string, needsAll: boolean): void => {
+      if ('data' in ref) {
+        throw refuse(this.#what, `variable "${name}"`, {
+          reason: 'is needed to create a class that is itself inside captured data',
+          hint: 'move the class to a module of its own and export it',
+        })
+      }
+      if ('node' in ref) visit(ref.node, name, needsAll)
+    }
+    const visit = (index: number, name: string, needsAll: boolean): void => {
       const node = this.nodes[index]
-      if (node?.kind !== 'function' || seen.has(index)) return
+      if (seen.has(index)) return
       seen.add(index)
+      if (node?.kind === 'object') for (const ref of refsOf(node)) need(ref, name, needsAll)
+      if (node?.kind !== 'function') return
       for (const [at, ref] of node.refs.entries()) {
-        if (!needsAll && !node.early.includes(at)) continue
-        if ('data' in ref) {
-          throw refuse(this.#what, `variable "${node.names[at]}"`, {
-            reason: 'is needed to create a class that is itself inside captured data',
-            hint: 'move the class to a module of its own and export it',
-          })
-        }
-        if ('node' in ref) visit(ref.node, needsAll || node.runsCode)
+        if (needsAll || node.early.includes(at)) need(ref, node.names[at] ?? name, needsAll || node.runsCode)
       }
     }
-    for (const node of this.#fromData) visit(node, false)
+    for (const node of this.#fromData) visit(node, '', false)
   }
 
   /** A module that is imported and whose variables are captured as well would exist twice, each half with its own state and classes. */
@@ -257,6 +272,7 @@ export class Capture {
       refs: names.map((n) => captures.get(n) as Ref),
       early: names.flatMap((n, at) => (needsAll || n === parent?.text || needed.has(n) ? [at] : [])),
       runsCode,
+      integrity: integrityOf(fn),
       identity: undefined,
       properties: properties.map(({ key, descriptor }) => ({
         key,
@@ -357,18 +373,25 @@ export class Capture {
     return { node: this.#import(specifier, parent, '*', specifier.endsWith('.json') ? { type: 'json' } : {}) }
   }
 
-  /** An object with accessors, property by property; bundlers make such objects of modules. */
+  /** Property by property, with all its flags. */
   #object(value: object, path: string): number {
     const index = this.#node(value, { kind: 'global', path: [] })
+    this.#objects.add(value)
     const properties = Reflect.ownKeys(value).map((key) => {
       const { value: item, get, set, ...flags } = Object.getOwnPropertyDescriptor(value, key) as PropertyDescriptor
       const at = `property "${String(key)}" of ${path}`
       if (typeof key === 'symbol') throw refuse(this.#what, at, COMPLAINTS.symbolKey)
       const common = { key, enumerable: flags.enumerable === true, configurable: flags.configurable === true }
-      if (get ?? set) return { ...common, get: this.#value(get, at), set: this.#value(set, at) }
+      if (!('writable' in flags)) return { ...common, get: this.#value(get, at), set: this.#value(set, at) }
       return { ...common, ref: this.#value(item, at), writable: flags.writable === true }
     })
-    this.nodes[index] = { kind: 'object', prototype: this.#value(Object.getPrototypeOf(value), path), properties }
+    this.nodes[index] = {
+      kind: 'object',
+      isArray: Array.isArray(value),
+      isExtensible: Object.isExtensible(value),
+      prototype: Array.isArray(value) ? { value: null } : this.#value(Object.getPrototypeOf(value), path),
+      properties,
+    }
     return index
   }
 
@@ -391,8 +414,9 @@ export class Capture {
     if (named) return { node: this.#node(value, named) }
     const complaint = complaintAbout(value)
     if (complaint) throw refuse(this.#what, path, complaint)
-    this.isDynamic = true
-    if (hasAccessors(value)) return { node: this.#object(value, path) }
+    const kind = this.#asData.has(value) ? 'data' : kindOf(value)
+    if (kind !== 'frozen') this.isDynamic = true
+    if (kind !== 'data') return { node: this.#object(value, path) }
     let index = this.#dataOf.get(value)
     if (index === undefined) {
       index = this.data.push(value) - 1
@@ -415,20 +439,6 @@ function readOutside(fn: Function, { name, binding }: FreeName, { site, readings
   return reading
 }
 
-/** Most captured objects are plain data; globals and modules carry a tag, functions, or a prototype of their own. */
-function mayHaveName(value: object): boolean {
-  if (types.isProxy(value) || Array.isArray(value) || ArrayBuffer.isView(value)) return false
-  if (Symbol.toStringTag in value || Object.getPrototypeOf(value) !== Object.prototype) return true
-  const own = Object.values(Object.getOwnPropertyDescriptors(value))
-  return own.length === 0 || own.some((descriptor) => !('value' in descriptor) || typeof descriptor.value === 'function')
-}
-
-function hasAccessors(value: object): boolean {
-  const prototype: unknown = Object.getPrototypeOf(value)
-  if (prototype !== null && prototype !== Object.prototype && prototype !== Function.prototype) return false
-  return Object.values(Object.getOwnPropertyDescriptors(value)).some((descriptor) => !('value' in descriptor))
-}
-
 /** `__name` of esbuild, which `keepNames` puts everywhere. */
 function isNamer(reading: Reading | undefined): boolean {
   const value = typeof reading === 'object' ? reading.value : undefined
@@ -443,25 +453,4 @@ function lineAndColumn(source: string, offset: number): { line: number; column: 
     start = end + 1
   }
   return { line, column: offset - start }
-}
-
-/** Where in the captured data a function is, for messages. */
-function pathTo(target: unknown, data: readonly unknown[], paths: readonly string[]): string {
-  const seen = new Set<unknown>()
-  const find = (value: unknown): string | undefined => {
-    if (value === target) return ''
-    if (typeof value !== 'object' || value === null || seen.has(value)) return undefined
-    seen.add(value)
-    const entries: Iterable<[unknown, unknown]> = value instanceof Map ? value : value instanceof Set ? value.entries() : Object.entries(value)
-    for (const [key, item] of entries) {
-      const below = find(item)
-      if (below !== undefined) return `${Array.isArray(value) || value instanceof Map ? `[${String(key)}]` : `.${String(key)}`}${below}`
-    }
-    return undefined
-  }
-  for (const [index, value] of data.entries()) {
-    const below = find(value)
-    if (below !== undefined) return `${below.replace(/^\./, '')} of ${paths[index]}`
-  }
-  return 'a captured function'
 }

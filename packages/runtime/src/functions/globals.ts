@@ -40,14 +40,18 @@ export function globalOf(value: unknown): GlobalNode | undefined {
 function lazyGlobal(value: unknown): readonly string[] | undefined {
   if ((typeof value !== 'object' && typeof value !== 'function') || value === null) return undefined
   const ownName = typeof value === 'function' ? value.name : ''
-  const tag = Object.prototype.toString.call(value).slice('[object '.length, -1)
-  const name = [ownName, tag.toLowerCase()].find((candidate) => STANDARD_GLOBALS.has(candidate))
+  const parent = (Object.getPrototypeOf(value) as object | null)?.constructor
+  const className = typeof value === 'object' && typeof parent === 'function' ? parent.name : ''
+  const name = [ownName, className.toLowerCase()].find((candidate) => STANDARD_GLOBALS.has(candidate))
   return name !== undefined && Reflect.get(globalThis, name) === value ? [name] : undefined
 }
 
 /** Every global that is there already, with its functions and symbols and those of its prototype. */
 function listGlobals(): Map<unknown, readonly string[]> {
-  const map = new Map<unknown, readonly string[]>([[globalThis, []]])
+  const map = new Map<unknown, readonly string[]>([
+    [globalThis, []],
+    [process.env, ['process', 'env']],
+  ])
   const add = (value: unknown, path: readonly string[]): boolean => {
     const isNew = ((typeof value === 'object' && value !== null) || typeof value === 'function' || typeof value === 'symbol') && !map.has(value)
     if (isNew) map.set(value, path)

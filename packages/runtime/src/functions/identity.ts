@@ -6,7 +6,7 @@
  */
 import { hash as digest } from 'node:crypto'
 import { encodeInline } from '../objects/codec.ts'
-import type { Node, Ref } from './payload.ts'
+import { type Node, type Ref, refsOf } from './payload.ts'
 
 /** A hash of a node and all that it leads to; undefined where that is not constant. */
 export function identityOf(nodes: readonly Node[], start: number): string | undefined {
@@ -31,8 +31,13 @@ export function identityOf(nodes: readonly Node[], start: number): string | unde
       parts.push({ ...node, target: rename({ node: node.target }), options })
       continue
     }
-    // an object with accessors may change, like data
-    if (node.kind === 'object') return undefined
+    if (node.kind === 'object') {
+      const refs = refsOf(node).map(rename)
+      // others may change, like data
+      if (node.isExtensible || refs.includes(undefined)) return undefined
+      parts.push({ ...node, prototype: undefined, properties: node.properties.map(({ key }) => key), refs })
+      continue
+    }
     if (node.kind !== 'function') {
       parts.push(node)
       continue

@@ -33,18 +33,24 @@ export interface ShippedFunction {
 export function ship(fn: object, captures?: Readonly<Record<string, unknown>>): ShippedFunction {
   const known = captures === undefined ? keptFor(fn) : undefined
   if (known) return known
-  const what = describe(fn)
-  const capture = new Capture(what, captures)
-  let bytes: Uint8Array
-  try {
-    capture.run(fn)
-    bytes = encodePayload(what, capture.data, capture.externalize, () => capture.head())
-  } catch (error) {
-    throw capture.explain(error)
-  }
+  const { capture, bytes } = captureNow(fn, captures, new Set())
   const shipped = shippedFrom(bytes, capture.externals)
   if (captures === undefined && !capture.isDynamic) keep(fn, shipped, capture.functions)
   return shipped
+}
+
+/** Once more where an object that was captured by itself turns out to be part of the data as well. */
+function captureNow(fn: object, captures: Readonly<Record<string, unknown>> | undefined, asData: ReadonlySet<object>): { capture: Capture; bytes: Uint8Array } {
+  const what = describe(fn)
+  const capture = new Capture(what, captures, asData)
+  try {
+    capture.run(fn)
+    const bytes = encodePayload(what, capture.data, capture.externalize, () => capture.head())
+    const twice = capture.objectsInData()
+    return twice.size > 0 ? captureNow(fn, captures, asData.union(twice)) : { capture, bytes }
+  } catch (error) {
+    throw capture.explain(error)
+  }
 }
 
 /** Load and attach what the first `ship` needs: 50 to 100 ms that a program can spend while it waits for its daemon. */

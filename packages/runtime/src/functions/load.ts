@@ -9,7 +9,18 @@ import { constants, Script } from 'node:vm'
 import { BeamlineError } from '../errors.ts'
 import { isEntry, rememberModule } from './module-reference.ts'
 import { keep, shippedFrom } from './kept.ts'
-import { decodePayload, encodeFrom, type FunctionNode, type ImportNode, type Node, type ObjectNode, type PayloadHead, type Ref, refsOf } from './payload.ts'
+import {
+  decodePayload,
+  encodeFrom,
+  type FunctionNode,
+  type ImportNode,
+  type Integrity,
+  type Node,
+  type ObjectNode,
+  type PayloadHead,
+  type Ref,
+  refsOf,
+} from './payload.ts'
 import { makeRemote } from './remote-handles.ts'
 
 /**
@@ -88,6 +99,12 @@ const collected = new FinalizationRegistry<string>((identity) => {
   if (!classes.get(identity)?.deref()) classes.delete(identity)
 })
 
+const PROTECT: Readonly<Record<Integrity, (value: object) => object>> = {
+  frozen: Object.freeze,
+  sealed: Object.seal,
+  'not extensible': Object.preventExtensions,
+}
+
 class Loading {
   readonly #head: PayloadHead
   readonly #imported: ReadonlyMap<number, unknown>
@@ -143,7 +160,7 @@ class Loading {
 
   /** It exists before its properties, which may lead back to it. */
   #object(node: ObjectNode, index: number): object {
-    const object: object = Object.create(this.#value(node.prototype) as object | null)
+    const object: object = node.isArray ? [] : Object.create(this.#value(node.prototype) as object | null)
     this.#created.set(index, { value: object, setCaptures: undefined })
     for (const property of node.properties) {
       const { key, enumerable, configurable } = property
@@ -153,7 +170,7 @@ class Loading {
         Object.defineProperty(object, key, { ...accessors, enumerable, configurable })
       }
     }
-    return object
+    return node.isExtensible ? object : Object.preventExtensions(object)
   }
 
   #named(node: Exclude<Node, FunctionNode | ObjectNode>, index: number): unknown {
@@ -224,6 +241,7 @@ class Loading {
     for (const { key, ref, writable, enumerable, configurable } of node.properties) {
       Object.defineProperty(fn, key, { value: this.#value(ref), writable, enumerable, configurable })
     }
+    if (node.integrity) PROTECT[node.integrity](fn)
     if (node.identity === undefined) return
     classes.set(node.identity, new WeakRef(fn))
     collected.register(fn, node.identity)

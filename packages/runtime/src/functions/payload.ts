@@ -66,11 +66,17 @@ export interface FunctionNode {
   /** of a class: equal in every payload that brings the same one */
   readonly identity: string | undefined
   readonly properties: readonly DataProperty[]
+  readonly integrity: Integrity | undefined
 }
 
-/** A plain object with accessors, such as a bundler makes of a module: the codec knows data only. */
+/** What Object.freeze, seal and preventExtensions leave. */
+export type Integrity = 'frozen' | 'sealed' | 'not extensible'
+
+/** An object that is more than data: with accessors, such as a bundler makes of a module, or frozen. */
 export interface ObjectNode {
   readonly kind: 'object'
+  readonly isArray: boolean
+  readonly isExtensible: boolean
   readonly prototype: Ref
   readonly properties: readonly (DataProperty | Accessor)[]
 }
