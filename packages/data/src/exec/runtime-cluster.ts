@@ -63,7 +63,7 @@ class TaskHost implements OperatorHost {
   readonly #remote: { remote(spec: TaskSpec, ...blocks: BlockRef[]): [ObjectRef<OutputInfo>, ObjectRef<PackedBlock | undefined>] }
 
   constructor(name: string, compute: Compute) {
-    this.#remote = remote(runTask, { ...resourcesOf(compute), name, returns: 2, maxRetries: CRASH_RETRIES }) as never
+    this.#remote = remote(runTask, { ...resourcesOf(compute), name, returns: 2, maxRetries: CRASH_RETRIES, retryOn: ['STORE_FULL'] }) as never
   }
 
   run(spec: TaskSpec, _worker: number, blocks: readonly BlockHandle[]): Call {
