@@ -255,12 +255,14 @@ export class Runtime implements ReferencePort, PeerPort {
         void this.#releaseMemory()
         return
       case 'infeasible': {
-        const error = wireError({ code: (JSON.parse(body.value.detailsJson) as { code: string }).code, detailsJson: body.value.detailsJson })
+        const { code, ...details } = JSON.parse(body.value.detailsJson) as { code: string }
+        const error = wireError({ code, detailsJson: JSON.stringify(details) })
         this.events.emit('warning', body.value.text)
         return this.submitter.infeasible(body.value.key, error)
       }
       case 'logLines':
-        this.events.emit('logLines', body.value)
+        // A lease serves all tasks of its shape; the node only knows the name of the first.
+        this.events.emit('logLines', { ...body.value, source: this.submitter.taskAt(body.value.worker) ?? body.value.source })
         return
       case 'query':
         this.sendToNode({ body: { $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify(this.report(body.value.limit)) } } })
