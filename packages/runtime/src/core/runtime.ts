@@ -11,7 +11,7 @@ import { BeamlineError } from '../errors.ts'
 import { ship } from '../functions/index.ts'
 import { LIMITS } from '../limits.ts'
 import { dial, type Link, listen, NODE_SERVICE, type Server } from '../net/link.ts'
-import type { JobConfig, LogLines, NodeMessage, ProcessMessage, Welcome, WorkerLost } from '../net/gen/node.ts'
+import type { JobConfig, LogLines, NodeMessage, ProcessMessage, Query, Welcome, WorkerLost } from '../net/gen/node.ts'
 import type { PeerMessage, Value } from '../net/gen/peer.ts'
 import { Actors } from './actors.ts'
 import { Executor } from './executor.ts'
@@ -265,7 +265,7 @@ export class Runtime implements ReferencePort, PeerPort {
         this.events.emit('logLines', { ...body.value, source: this.submitter.taskAt(body.value.worker) ?? body.value.source })
         return
       case 'query':
-        this.sendToNode({ body: { $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify(this.report(body.value.limit)) } } })
+        void this.#answer(body.value)
         return
       case 'queryReply':
         this.#queries.get(body.value.request)?.(body.value.json)
@@ -296,13 +296,23 @@ export class Runtime implements ReferencePort, PeerPort {
     return JSON.parse(await this.keepAlive.during(new Promise<string>((resolve) => this.#queries.set(request, resolve))))
   }
 
+  /** @param query - `owned` is asked of an idle worker that may end: it must not live for references that nobody has any more */
+  async #answer({ request, what, limit }: Query): Promise<void> {
+    if (what === 'owned' && this.references.owned > 0) await this.#collect()
+    this.sendToNode({ body: { $case: 'queryReply', value: { request, json: JSON.stringify(this.report(limit)) } } })
+  }
+
   async #releaseMemory(): Promise<void> {
+    await this.#collect()
+    this.store.releaseEmpty()
+  }
+
+  async #collect(): Promise<void> {
     setFlagsFromString('--expose-gc')
     const collect = runInNewContext('gc') as () => void
     collect()
     await nextTurn() // finalizers run between turns
     await nextTurn()
-    this.store.releaseEmpty()
   }
 
   // ---------------------------------------------------------------- losses

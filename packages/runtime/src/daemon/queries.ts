@@ -123,9 +123,9 @@ export class Queries {
     }
   }
 
-  /** Whether an idle worker owns objects; true when it does not answer. */
+  /** Whether an idle worker owns objects, garbage apart; true when it does not answer. */
   async ownsObjects(worker: string): Promise<boolean> {
-    const { rows } = await this.#ask([worker], 'objects', 0)
+    const { rows } = await this.#ask([worker], 'owned', 0)
     const [report] = rows as ProcessReport[]
     return report === undefined || report.ownedObjects > 0
   }
