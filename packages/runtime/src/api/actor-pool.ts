@@ -185,7 +185,11 @@ export class ActorPool<A extends object> {
         this.#serve(actor)
       }
     }
-    const job: { value: Promise<T>; ref: ObjectRef<T> | undefined; dropped: boolean } = { value: Promise.resolve() as Promise<never>, ref: undefined, dropped: false }
+    const job: { value: Promise<T>; ref: ObjectRef<T> | undefined; dropped: boolean } = {
+      value: Promise.resolve() as Promise<never>,
+      ref: undefined,
+      dropped: false,
+    }
     job.value = run(job)
     // Whoever fetches it sees the error.
     job.value.catch(() => undefined)
@@ -234,4 +238,5 @@ function drop(job: Job<unknown>): void {
   if (job.ref) cancel(job.ref)
 }
 
-const nothingSubmitted = (call: string): BeamlineError => new BeamlineError('INVALID_ARGUMENT', { what: call, got: 'called without a submitted call', expected: 'submit() first; hasNext says whether there is one' })
+const nothingSubmitted = (call: string): BeamlineError =>
+  new BeamlineError('INVALID_ARGUMENT', { what: call, got: 'called without a submitted call', expected: 'submit() first; hasNext says whether there is one' })

@@ -40,8 +40,18 @@ export interface ActorOptions extends ResourceOptions {
 }
 
 const ACTOR_OPTIONS = [
-  ...RESOURCE_OPTIONS, 'name', 'namespace', 'detached', 'getIfExists', 'maxRestarts', 'maxTaskRetries', 'maxConcurrency', 'concurrencyGroups',
-  'maxPendingCalls', 'stopTimeoutMs', 'captures',
+  ...RESOURCE_OPTIONS,
+  'name',
+  'namespace',
+  'detached',
+  'getIfExists',
+  'maxRestarts',
+  'maxTaskRetries',
+  'maxConcurrency',
+  'concurrencyGroups',
+  'maxPendingCalls',
+  'stopTimeoutMs',
+  'captures',
 ]
 
 type AnyMethod = (...args: never[]) => unknown
@@ -90,7 +100,9 @@ class HandleTarget {
       if (!info) {
         const { className, methods } = this.#client.description
         throw new BeamlineError('INVALID_ARGUMENT', {
-          what: `method "${name}" of actor ${className}`, got: 'not there', expected: `one of ${Object.keys(methods).join(', ') || 'none: it has no methods'}`,
+          what: `method "${name}" of actor ${className}`,
+          got: 'not there',
+          expected: `one of ${Object.keys(methods).join(', ') || 'none: it has no methods'}`,
         })
       }
       const template = methodTemplate(this.#client.description, name, info)
@@ -116,8 +128,19 @@ class HandleTarget {
 function methodTemplate(description: ActorDescription, method: string, info: MethodInfo): CallTemplate {
   const { actor, className, maxTaskRetries } = description
   return {
-    name: `${className}.${method}`, hash: '', function: undefined, returns: 1, streaming: info.streaming, itemsMax: LIMITS.streamItemsAhead, actor, method,
-    concurrencyGroup: info.concurrencyGroup, retryOn: undefined, maxCalls: 0, maxRetries: maxTaskRetries, timeoutMs: undefined,
+    name: `${className}.${method}`,
+    hash: '',
+    function: undefined,
+    returns: 1,
+    streaming: info.streaming,
+    itemsMax: LIMITS.streamItemsAhead,
+    actor,
+    method,
+    concurrencyGroup: info.concurrencyGroup,
+    retryOn: undefined,
+    maxCalls: 0,
+    maxRetries: maxTaskRetries,
+    timeoutMs: undefined,
   }
 }
 
@@ -139,7 +162,11 @@ export function makeHandle(held: HeldHandle, client?: ActorClient): object {
     },
     has: (_, property) => property === EXTERNAL || (typeof property === 'string' && property in target.client.description.methods),
     set: (_, property) => {
-      throw new BeamlineError('INVALID_ARGUMENT', { what: `property ${String(property)} of an actor handle`, got: 'assigned', expected: 'a method call: state lives in the actor' })
+      throw new BeamlineError('INVALID_ARGUMENT', {
+        what: `property ${String(property)} of an actor handle`,
+        got: 'assigned',
+        expected: 'a method call: state lives in the actor',
+      })
     },
   })
   targets.set(handle, target)
@@ -161,7 +188,11 @@ function methodsOf(Class: Function, groups: ActorOptions['concurrencyGroups']): 
   const methods: Record<string, MethodInfo> = {}
   let hasAsync = false
   const groupOf = (name: string): string => Object.entries(groups ?? {}).find(([, { methods: names }]) => names.includes(name))?.[0] ?? ''
-  for (let prototype = Class.prototype as object | null; prototype && prototype !== Object.prototype; prototype = Object.getPrototypeOf(prototype) as object | null) {
+  for (
+    let prototype = Class.prototype as object | null;
+    prototype && prototype !== Object.prototype;
+    prototype = Object.getPrototypeOf(prototype) as object | null
+  ) {
     for (const [name, { value }] of Object.entries(Object.getOwnPropertyDescriptors(prototype))) {
       if (name === 'constructor' || typeof value !== 'function' || name in methods) continue
       if (types.isAsyncFunction(value)) hasAsync = true
@@ -170,7 +201,8 @@ function methodsOf(Class: Function, groups: ActorOptions['concurrencyGroups']): 
   }
   for (const [group, { methods: names }] of Object.entries(groups ?? {})) {
     for (const name of names) {
-      if (!methods[name]) throw new BeamlineError('INVALID_ARGUMENT', { what: `concurrencyGroups.${group}`, got: `"${name}"`, expected: `methods of ${Class.name}` })
+      if (!methods[name])
+        throw new BeamlineError('INVALID_ARGUMENT', { what: `concurrencyGroups.${group}`, got: `"${name}"`, expected: `methods of ${Class.name}` })
     }
   }
   return { methods, hasAsync }
@@ -198,7 +230,8 @@ class ClassHandle {
     whole('maxTaskRetries', maxTaskRetries, -1)
     whole('maxPendingCalls', maxPendingCalls, 0)
     whole('stopTimeoutMs', stopTimeoutMs, 0)
-    if ((detached || getIfExists) && !name) throw new BeamlineError('INVALID_ARGUMENT', { what: 'name', got: 'absent', expected: 'a name, for detached and getIfExists' })
+    if ((detached || getIfExists) && !name)
+      throw new BeamlineError('INVALID_ARGUMENT', { what: 'name', got: 'absent', expected: 'a name, for detached and getIfExists' })
     for (const [group, { limit }] of Object.entries(options.concurrencyGroups ?? {})) whole(`concurrencyGroups.${group}.limit`, limit, 1)
     const { methods, hasAsync } = methodsOf(Class, options.concurrencyGroups)
     this.#Class = Class
@@ -214,16 +247,44 @@ class ClassHandle {
   remote(...args: unknown[]): object {
     const className = this.#Class.name || 'anonymous class'
     const runtime = current(`${className}.remote()`)
-    const { name = '', namespace = runtime.namespace, detached = false, getIfExists = false, maxRestarts = 0, maxTaskRetries = 0, maxPendingCalls = 0 } = this.#options
+    const {
+      name = '',
+      namespace = runtime.namespace,
+      detached = false,
+      getIfExists = false,
+      maxRestarts = 0,
+      maxTaskRetries = 0,
+      maxPendingCalls = 0,
+    } = this.#options
     const { hash, value } = runtime.values.functionToWire(runtime.ship(this.#Class, this.#options.captures))
     const template: CallTemplate = {
-      name: className, hash, function: value, returns: 1, streaming: false, itemsMax: 0, actor: '', method: 'constructor', concurrencyGroup: '',
-      retryOn: undefined, maxCalls: 0, maxRetries: 0, timeoutMs: undefined,
+      name: className,
+      hash,
+      function: value,
+      returns: 1,
+      streaming: false,
+      itemsMax: 0,
+      actor: '',
+      method: 'constructor',
+      concurrencyGroup: '',
+      retryOn: undefined,
+      maxCalls: 0,
+      maxRetries: 0,
+      timeoutMs: undefined,
     }
     const groups = Object.entries(this.#options.concurrencyGroups ?? {}).map(([group, { limit }]): [string, number] => [group, limit])
     const { held, client } = runtime.actors.create({
-      template, args, shape: toShape(this.#options, 0), name, namespace, detached, getIfExists, maxRestarts,
-      maxConcurrency: this.#maxConcurrency, concurrencyGroups: Object.fromEntries(groups), stopTimeoutMs: this.#options.stopTimeoutMs ?? LIMITS.actorStopMs,
+      template,
+      args,
+      shape: toShape(this.#options, 0),
+      name,
+      namespace,
+      detached,
+      getIfExists,
+      maxRestarts,
+      maxConcurrency: this.#maxConcurrency,
+      concurrencyGroups: Object.fromEntries(groups),
+      stopTimeoutMs: this.#options.stopTimeoutMs ?? LIMITS.actorStopMs,
       description: { className, name, methods: this.#methods, maxTaskRetries, maxPendingCalls },
     })
     return makeHandle(held, client)

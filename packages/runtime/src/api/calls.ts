@@ -77,7 +77,12 @@ async function ready(runtime: Runtime, entries: readonly ObjectEntry[], options:
   if (end !== 'timeout') return
   const left = entries.filter((entry) => entry.stored === undefined)
   const first = left[0]
-  throw new BeamlineError('GET_TIMEOUT', { pending: left.length, total: entries.length, timeoutMs: options.timeoutMs ?? 0, first: first ? describe(first).text : '' })
+  throw new BeamlineError('GET_TIMEOUT', {
+    pending: left.length,
+    total: entries.length,
+    timeoutMs: options.timeoutMs ?? 0,
+    first: first ? describe(first).text : '',
+  })
 }
 
 const callers = new WeakSet<Error>()
@@ -87,7 +92,9 @@ function thrown(stored: Stored): Error {
   const error = stored.kind === 'error' ? stored.error : new BeamlineError('INTERNAL', { what: 'a ready object without a value' })
   if (callers.has(error)) return error
   callers.add(error)
-  const here = new Error('get').stack?.split('\n').filter((line) => line.startsWith('    at ') && !line.includes(import.meta.url.slice(0, import.meta.url.lastIndexOf('/'))))
+  const here = new Error('get').stack
+    ?.split('\n')
+    .filter((line) => line.startsWith('    at ') && !line.includes(import.meta.url.slice(0, import.meta.url.lastIndexOf('/'))))
   if (here && here.length > 0) error.stack = `${error.stack}\n    --- awaited here ---\n${here.join('\n')}`
   return error
 }
@@ -104,7 +111,10 @@ function thrown(stored: Stored): Error {
  * const { a, b } = await get({ a: refA, b: refB })
  */
 export function get<T>(ref: ObjectRef<T>, options?: GetOptions): Promise<T>
-export function get<const R extends readonly ObjectRef<unknown>[] | Readonly<Record<string, ObjectRef<unknown>>>>(refs: R, options?: GetOptions): Promise<Got<R>>
+export function get<const R extends readonly ObjectRef<unknown>[] | Readonly<Record<string, ObjectRef<unknown>>>>(
+  refs: R,
+  options?: GetOptions,
+): Promise<Got<R>>
 export async function get(refs: unknown, options: GetOptions = {}): Promise<unknown> {
   const runtime = current('get()')
   if (refs instanceof ObjectRef) {
@@ -120,7 +130,12 @@ export async function get(refs: unknown, options: GetOptions = {}): Promise<unkn
     }
     return runtime.values.load(entry.stored, entry)
   }
-  if (Array.isArray(refs)) return await getAll(runtime, Array.from(refs, (ref, i) => refEntry(ref, 'element of get()', i)), options)
+  if (Array.isArray(refs))
+    return await getAll(
+      runtime,
+      Array.from(refs, (ref, i) => refEntry(ref, 'element of get()', i)),
+      options,
+    )
   if (typeof refs !== 'object' || refs === null) refEntry(refs, 'the argument of get()')
   const keys = Object.keys(refs as object)
   const entries = keys.map((key) => refEntry((refs as Record<string, unknown>)[key], 'property of get()', key))
@@ -153,7 +168,8 @@ async function getAll(runtime: Runtime, entries: readonly ObjectEntry[], options
  */
 export async function put<T>(value: T): Promise<ObjectRef<T>> {
   const runtime = current('put()')
-  if (value instanceof ObjectRef) throw new BeamlineError('INVALID_ARGUMENT', { what: 'the argument of put()', got: 'an ObjectRef', expected: 'a value; the reference is one already' })
+  if (value instanceof ObjectRef)
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'the argument of put()', got: 'an ObjectRef', expected: 'a value; the reference is one already' })
   const task = runningTask()
   const stored = runtime.storeOwned(value, 'the argument of put()', task ? `put in ${task.name}` : 'put')
   const entry = stored instanceof Promise ? await stored : stored
@@ -223,7 +239,11 @@ export function cancel(ref: ObjectRef<unknown>, options: CancelOptions = {}): vo
   const runtime = current('cancel()')
   const entry = refEntry(ref, 'the argument of cancel()')
   if (entry.owner !== undefined) {
-    throw new BeamlineError('INVALID_ARGUMENT', { what: 'the argument of cancel()', got: `a reference owned by process ${entry.owner}`, expected: 'a task that this process submitted' })
+    throw new BeamlineError('INVALID_ARGUMENT', {
+      what: 'the argument of cancel()',
+      got: `a reference owned by process ${entry.owner}`,
+      expected: 'a task that this process submitted',
+    })
   }
   if (entry.producer instanceof TaskRecord) runtime.submitter.cancel(entry.producer, options.force ?? false, 'by cancel()')
 }

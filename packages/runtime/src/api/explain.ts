@@ -14,7 +14,16 @@ import { entryOf, type ObjectRef } from './object-ref.ts'
 export interface Explanation {
   /** One sentence. */
   readonly text: string
-  readonly state: 'READY' | 'FAILED' | 'WAITING_FOR_ARGUMENT' | 'QUEUED' | 'QUEUED_AT_WORKER' | 'RUNNING' | 'RETRYING' | 'WAITING_FOR_ACTOR' | 'WAITING_FOR_OWNER'
+  readonly state:
+    | 'READY'
+    | 'FAILED'
+    | 'WAITING_FOR_ARGUMENT'
+    | 'QUEUED'
+    | 'QUEUED_AT_WORKER'
+    | 'RUNNING'
+    | 'RETRYING'
+    | 'WAITING_FOR_ACTOR'
+    | 'WAITING_FOR_OWNER'
   /** What makes it, when a task or call does. */
   readonly task?: string
   /** Arguments that it waits for, by position. */
@@ -72,7 +81,8 @@ async function nodeReason(runtime: Runtime, entry: ObjectEntry, known: Explanati
 export function describe(entry: ObjectEntry): Explanation {
   const runtime = current('explain()')
   const object = runtime.references.name(entry)
-  if (entry.stored?.kind === 'error') return { state: 'FAILED', error: entry.stored.error.message, text: `object ${object} failed: ${entry.stored.error.message}` }
+  if (entry.stored?.kind === 'error')
+    return { state: 'FAILED', error: entry.stored.error.message, text: `object ${object} failed: ${entry.stored.error.message}` }
   if (entry.stored) return { state: 'READY', text: `object ${object} is ready` }
   if (entry.owner !== undefined) return { state: 'WAITING_FOR_OWNER', text: `object ${object} is not ready at its owner, process ${entry.owner}` }
   const { producer } = entry
@@ -98,11 +108,18 @@ function explainTask(runtime: Runtime, record: TaskRecord): Explanation {
   const { state, worker, forMs } = localTask(runtime, record)
   const seconds = (forMs / 1000).toFixed(1)
   if (state === 'RUNNING') return { state: 'RUNNING', task, worker, runningForMs: forMs, text: `"${task}" runs on worker ${worker} for ${seconds} s` }
-  if (state === 'DELAYED') return { state: 'RETRYING', task, text: `"${task}" failed ${record.attempt} time${record.attempt === 1 ? '' : 's'} and will be tried again` }
+  if (state === 'DELAYED')
+    return { state: 'RETRYING', task, text: `"${task}" failed ${record.attempt} time${record.attempt === 1 ? '' : 's'} and will be tried again` }
   if (state === 'PUSHED') {
     const ahead = [...(record.lease?.inFlight.keys() ?? [])].indexOf(record.number)
     const running = record.lease?.inFlight.values().next().value
-    return { state: 'QUEUED_AT_WORKER', task, worker, ahead, text: `"${task}" is at worker ${worker} behind ${ahead} task${ahead === 1 ? '' : 's'}; "${running?.template.name}" runs there` }
+    return {
+      state: 'QUEUED_AT_WORKER',
+      task,
+      worker,
+      ahead,
+      text: `"${task}" is at worker ${worker} behind ${ahead} task${ahead === 1 ? '' : 's'}; "${running?.template.name}" runs there`,
+    }
   }
   const queue = record.queue
   const shape = queue && runtime.submitter.shapeOf(queue)
@@ -114,7 +131,10 @@ function explainTask(runtime: Runtime, record: TaskRecord): Explanation {
   }
   const held = queue?.leases.size ?? 0
   return {
-    state: 'QUEUED', task, ahead, needs,
+    state: 'QUEUED',
+    task,
+    ahead,
+    needs,
     text: `"${task}" is queued behind ${ahead} task${ahead === 1 ? '' : 's'} for ${needs}; ${held} worker${held === 1 ? '' : 's'} of that kind are at hand and all busy`,
   }
 }
@@ -128,8 +148,25 @@ function explainCall(runtime: Runtime, record: TaskRecord): Explanation {
   if (record.phase === 'pushed') {
     const ahead = [...client.inFlight.keys()].indexOf(record.number)
     const forMs = performance.now() - record.pushedAt
-    if (ahead > 0) return { state: 'QUEUED_AT_WORKER', task, worker: client.worker, ahead, text: `"${task}" is at its actor behind ${ahead} earlier call${ahead === 1 ? '' : 's'} of this process` }
-    return { state: 'RUNNING', task, worker: client.worker, runningForMs: forMs, text: `"${task}" is at its actor on worker ${client.worker} for ${(forMs / 1000).toFixed(1)} s` }
+    if (ahead > 0)
+      return {
+        state: 'QUEUED_AT_WORKER',
+        task,
+        worker: client.worker,
+        ahead,
+        text: `"${task}" is at its actor behind ${ahead} earlier call${ahead === 1 ? '' : 's'} of this process`,
+      }
+    return {
+      state: 'RUNNING',
+      task,
+      worker: client.worker,
+      runningForMs: forMs,
+      text: `"${task}" is at its actor on worker ${client.worker} for ${(forMs / 1000).toFixed(1)} s`,
+    }
   }
-  return { state: 'WAITING_FOR_ACTOR', task, text: `"${task}" waits for its actor, which is ${client.state}${client.cause ? ` (${client.cause.message})` : ''}` }
+  return {
+    state: 'WAITING_FOR_ACTOR',
+    task,
+    text: `"${task}" waits for its actor, which is ${client.state}${client.cause ? ` (${client.cause.message})` : ''}`,
+  }
 }

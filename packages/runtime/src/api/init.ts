@@ -46,7 +46,19 @@ export interface InitOptions {
 }
 
 const INIT_OPTIONS = [
-  'address', 'token', 'cpus', 'gpus', 'memory', 'resources', 'storeBytes', 'prestart', 'idleTimeoutMs', 'namespace', 'env', 'logToDriver', 'quiet',
+  'address',
+  'token',
+  'cpus',
+  'gpus',
+  'memory',
+  'resources',
+  'storeBytes',
+  'prestart',
+  'idleTimeoutMs',
+  'namespace',
+  'env',
+  'logToDriver',
+  'quiet',
 ]
 
 /** The cluster that this program belongs to. */
@@ -105,11 +117,19 @@ async function start(options: InitOptions): Promise<Cluster> {
   try {
     const { Runtime } = await runtimeModule
     runtime = await Runtime.attach({
-      kind: 'driver', process: id, address: `unix:${join(found.sessionDir, `${id}.sock`)}`, nodeAddress: found.address, token: found.token, job: jobConfig(options), kinds: KINDS,
+      kind: 'driver',
+      process: id,
+      address: `unix:${join(found.sessionDir, `${id}.sock`)}`,
+      nodeAddress: found.address,
+      token: found.token,
+      job: jobConfig(options),
+      kinds: KINDS,
     })
   } catch (error) {
     await daemon?.stop()
-    throw BeamlineError.is(error) ? error : new BeamlineError('START_FAILED', { what: `the connection to ${found.address}`, reason: (error as Error).message }, { cause: error })
+    throw BeamlineError.is(error)
+      ? error
+      : new BeamlineError('START_FAILED', { what: `the connection to ${found.address}`, reason: (error as Error).message }, { cause: error })
   }
   if (options.logToDriver ?? true) runtime.events.on('logLines', printLogLines)
   if (!options.quiet) runtime.events.on('warning', printWarning)
@@ -135,7 +155,10 @@ async function start(options: InitOptions): Promise<Cluster> {
   process.on('beforeExit', shutdownAtExit)
   installSignalHandlers(daemon)
   return {
-    id: runtime.cluster.cluster, address: found.address, sessionDir: found.sessionDir, shutdown,
+    id: runtime.cluster.cluster,
+    address: found.address,
+    sessionDir: found.sessionDir,
+    shutdown,
     [Symbol.asyncDispose]: shutdown,
   }
 }
@@ -159,7 +182,11 @@ async function locate(address: string, token: string | undefined): Promise<Found
   }
   const { findCluster } = await import('../daemon/session.ts')
   const found = findCluster(address)
-  if (!found) throw new BeamlineError('START_FAILED', { what: 'the connection to the running head', reason: 'there is none on this machine; `beamline start --head` starts one' })
+  if (!found)
+    throw new BeamlineError('START_FAILED', {
+      what: 'the connection to the running head',
+      reason: 'there is none on this machine; `beamline start --head` starts one',
+    })
   return { address: found.address, token: token ?? found.token, sessionDir: dirname(found.address.slice('unix:'.length)) }
 }
 
@@ -211,11 +238,26 @@ function removeSignalHandlers(): void {
 }
 
 /** Facts of the cluster that this process belongs to. Resources in plain numbers, sizes in bytes. */
-export function clusterInfo(): { readonly id: string; readonly node: string; readonly process: string; readonly cpus: number; readonly gpus: number; readonly memory: number; readonly storeBytes: number; readonly resources: Readonly<Record<string, number>> } {
+export function clusterInfo(): {
+  readonly id: string
+  readonly node: string
+  readonly process: string
+  readonly cpus: number
+  readonly gpus: number
+  readonly memory: number
+  readonly storeBytes: number
+  readonly resources: Readonly<Record<string, number>>
+} {
   const { cluster, process: id } = current('clusterInfo()')
   const { cpus = 0, gpus = 0, memoryBytes = 0, custom = {} } = cluster.total ?? {}
   return {
-    id: cluster.cluster, node: cluster.node, process: id, cpus: cpus / 10_000, gpus: gpus / 10_000, memory: memoryBytes, storeBytes: cluster.storeBytes,
+    id: cluster.cluster,
+    node: cluster.node,
+    process: id,
+    cpus: cpus / 10_000,
+    gpus: gpus / 10_000,
+    memory: memoryBytes,
+    storeBytes: cluster.storeBytes,
     resources: Object.fromEntries(Object.entries(custom).map(([name, amount]) => [name, amount / 10_000])),
   }
 }

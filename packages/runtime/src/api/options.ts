@@ -60,7 +60,8 @@ export function toShape(options: ResourceOptions, defaultCpus: number): Shape {
   if (bundleIndex !== undefined) {
     whole('bundleIndex', bundleIndex, 0)
     const bundles = placementGroup?.bundleCount ?? 0
-    if (bundleIndex >= bundles) invalid('bundleIndex', bundleIndex, placementGroup ? `below ${bundles}, the bundles of the group` : 'a placementGroup beside it')
+    if (bundleIndex >= bundles)
+      invalid('bundleIndex', bundleIndex, placementGroup ? `below ${bundles}, the bundles of the group` : 'a placementGroup beside it')
   }
   return { resources: toResources(options, defaultCpus), env: { ...env }, placementGroup: placementGroup?.id ?? '', bundle: bundleIndex ?? -1 }
 }

@@ -43,7 +43,8 @@ export class QueueActor<T> {
 
   /** Ends a waiting call, unless it was served already. */
   withdraw(ticket: string): void {
-    for (const list of [this.#putters, this.#takers]) list.find((waiting) => waiting.ticket === ticket)?.answer({ refused: 'withdrawn', size: this.#items.length })
+    for (const list of [this.#putters, this.#takers])
+      list.find((waiting) => waiting.ticket === ticket)?.answer({ refused: 'withdrawn', size: this.#items.length })
     this.#serve()
   }
 

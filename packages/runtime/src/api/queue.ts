@@ -123,9 +123,13 @@ export class Queue<T> implements AsyncIterable<T>, AsyncDisposable {
    */
   async putBatch(items: readonly T[], options: GetOptions = {}): Promise<void> {
     if (items.length === 0) return
-    await this.#wait((ticket, timeoutMs) => this.#actor.put.remote(ticket, items, timeoutMs), options, (size) => {
-      return new BeamlineError('QUEUE_FULL', { queue: this.#label, timeoutMs: options.timeoutMs ?? 0, size, maxSize: this.maxSize })
-    })
+    await this.#wait(
+      (ticket, timeoutMs) => this.#actor.put.remote(ticket, items, timeoutMs),
+      options,
+      (size) => {
+        return new BeamlineError('QUEUE_FULL', { queue: this.#label, timeoutMs: options.timeoutMs ?? 0, size, maxSize: this.maxSize })
+      },
+    )
   }
 
   /**
@@ -149,9 +153,13 @@ export class Queue<T> implements AsyncIterable<T>, AsyncDisposable {
     const min = whole('min', options.min ?? 1, 1)
     if (min > max) throw new BeamlineError('INVALID_ARGUMENT', { what: 'min', got: String(min), expected: `at most max (${max})` })
     const { timeoutMs = 0 } = options
-    return await this.#wait((ticket, limit) => this.#actor.take.remote(ticket, min, max, limit), options, () => {
-      return new BeamlineError('QUEUE_EMPTY', { queue: this.#label, timeoutMs })
-    })
+    return await this.#wait(
+      (ticket, limit) => this.#actor.take.remote(ticket, min, max, limit),
+      options,
+      () => {
+        return new BeamlineError('QUEUE_EMPTY', { queue: this.#label, timeoutMs })
+      },
+    )
   }
 
   /** Items in it now. */
@@ -187,7 +195,11 @@ export class Queue<T> implements AsyncIterable<T>, AsyncDisposable {
     return this.name === '' ? 'without a name' : `"${this.name}"`
   }
 
-  async #wait(call: (ticket: string, timeoutMs: number) => ObjectRef<QueueAnswer<T>>, options: GetOptions, late: (size: number) => BeamlineError): Promise<T[]> {
+  async #wait(
+    call: (ticket: string, timeoutMs: number) => ObjectRef<QueueAnswer<T>>,
+    options: GetOptions,
+    late: (size: number) => BeamlineError,
+  ): Promise<T[]> {
     const { timeoutMs = Number.POSITIVE_INFINITY, signal } = options
     if (!(timeoutMs >= 0)) throw new BeamlineError('INVALID_ARGUMENT', { what: 'timeoutMs', got: String(timeoutMs), expected: 'a number of at least 0' })
     if (signal?.aborted) throw abortReason(signal)

@@ -42,9 +42,11 @@ export type Args<A extends readonly unknown[]> = { [K in keyof A]: A[K] | Object
 
 /** What a call of a function that returns R gives: a stream of references for generators, else one reference. */
 export type RefOf<R> =
-  R extends AsyncGenerator<infer T, unknown, never> ? ObjectRefStream<T>
-  : R extends Generator<infer T, unknown, never> ? ObjectRefStream<T>
-  : ObjectRef<Awaited<R>>
+  R extends AsyncGenerator<infer T, unknown, never>
+    ? ObjectRefStream<T>
+    : R extends Generator<infer T, unknown, never>
+      ? ObjectRefStream<T>
+      : ObjectRef<Awaited<R>>
 
 /** A reference per element of a returned tuple. */
 export type RefsOf<R> = Awaited<R> extends infer T extends readonly unknown[] ? { [K in keyof T]: ObjectRef<T[K]> } : never
@@ -94,7 +96,11 @@ class TaskHandle {
     if (options.maxCalls !== undefined) whole('maxCalls', options.maxCalls, 0)
     if (options.itemsAhead !== undefined) whole('itemsAhead', options.itemsAhead, 1)
     if (isGenerator(fn) && (options.returns ?? 1) !== 1) {
-      throw new BeamlineError('INVALID_ARGUMENT', { what: `returns of the generator "${this.#name}"`, got: String(options.returns), expected: 'no such option: it streams' })
+      throw new BeamlineError('INVALID_ARGUMENT', {
+        what: `returns of the generator "${this.#name}"`,
+        got: String(options.returns),
+        expected: 'no such option: it streams',
+      })
     }
   }
 
@@ -119,10 +125,22 @@ class TaskHandle {
     this.#shipped = shipped
     if (this.#runtime === runtime && this.#template?.hash === hash) return
     const retryRule = retryOn === false ? undefined : runtime.values.store(retryOn, `retryOn of "${this.#name}"`, () => ({ owner: '', address: '', object: 0 }))
-    if (retryRule instanceof Promise) throw new BeamlineError('INVALID_ARGUMENT', { what: 'retryOn', got: 'a very large value', expected: 'true, codes, or a small predicate' })
+    if (retryRule instanceof Promise)
+      throw new BeamlineError('INVALID_ARGUMENT', { what: 'retryOn', got: 'a very large value', expected: 'true, codes, or a small predicate' })
     this.#template = {
-      name: this.#name, hash, function: value, returns, streaming: isGenerator(this.#fn), itemsMax: itemsAhead, actor: '', method: '', concurrencyGroup: '',
-      retryOn: retryRule && runtime.values.toWire(retryRule), maxCalls, maxRetries, timeoutMs,
+      name: this.#name,
+      hash,
+      function: value,
+      returns,
+      streaming: isGenerator(this.#fn),
+      itemsMax: itemsAhead,
+      actor: '',
+      method: '',
+      concurrencyGroup: '',
+      retryOn: retryRule && runtime.values.toWire(retryRule),
+      maxCalls,
+      maxRetries,
+      timeoutMs,
     }
     this.#queue = runtime.submitter.queueFor(toShape(this.#options, 1), maxRetries === 0 || timeoutMs !== undefined, this.#name)
     this.#runtime = runtime

@@ -1,5 +1,19 @@
 /** Actors as users call them: order, concurrency, life and death, names. Real processes. */
-import { type ActorHandle, type BeamlineError, currentTask, get, getActor, init, kill, type ObjectRef, put, remote, shutdown, stop, wait } from '@beamline/runtime'
+import {
+  type ActorHandle,
+  type BeamlineError,
+  currentTask,
+  get,
+  getActor,
+  init,
+  kill,
+  type ObjectRef,
+  put,
+  remote,
+  shutdown,
+  stop,
+  wait,
+} from '@beamline/runtime'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'

@@ -151,7 +151,13 @@ describe('several drivers on one head', () => {
   test('share the cluster and its named actors, but no workers and no anonymous state', async () => {
     const head = await startDaemon({ embedded: false, cpus: 2 })
     try {
-      const seen: { cluster: string; pids: number[]; actor: { pid: number; name: string; calls: number }; shared: { pid: number; calls: number }; other: string }[] = []
+      const seen: {
+        cluster: string
+        pids: number[]
+        actor: { pid: number; name: string; calls: number }
+        shared: { pid: number; calls: number }
+        other: string
+      }[] = []
       const drivers: ChildProcess[] = []
       for (const name of ['a', 'b']) {
         const child = program('driver.ts', head.address, name)

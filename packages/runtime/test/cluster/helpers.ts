@@ -101,7 +101,10 @@ export async function storeUse(): Promise<StoreUse> {
   const { rows: stored } = (await runtime.query('objects', 0)) as { rows: { bytes: number }[] }
   const { references, store } = runtime
   return {
-    objectBytes: stored.reduce((sum, { bytes }) => sum + bytes, 0), objects: stored.length, owned: references.owned, ownedBytes: store.ownedBytes,
+    objectBytes: stored.reduce((sum, { bytes }) => sum + bytes, 0),
+    objects: stored.length,
+    owned: references.owned,
+    ownedBytes: store.ownedBytes,
     borrowed: references.borrowedCount,
   }
 }

@@ -19,7 +19,14 @@ const never = (): ObjectRef<void> => {
 
 describe('put, get, wait', () => {
   test('values come back exactly, small and large', async () => {
-    const value = { n: -0, big: 2n ** 100n, date: new Date(5), map: new Map([[{ a: 1 }, new Set([1])]]), nothing: undefined, error: new RangeError('x', { cause: 'y' }) }
+    const value = {
+      n: -0,
+      big: 2n ** 100n,
+      date: new Date(5),
+      map: new Map([[{ a: 1 }, new Set([1])]]),
+      nothing: undefined,
+      error: new RangeError('x', { cause: 'y' }),
+    }
     const back = await get(await put(value))
     expect(back).toEqual(value)
     expect(Object.is(back.n, -0)).toBe(true)

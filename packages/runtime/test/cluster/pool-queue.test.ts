@@ -102,10 +102,12 @@ describe('ActorPool', () => {
     const [first, second] = make(2)
     const pool = new ActorPool([first!, second!])
     kill(first!)
-    const outcomes = await Promise.allSettled([1, 2, 3].map((x) => {
-      pool.submit((worker) => worker.twice.remote(x))
-      return pool.getNext<number>()
-    }))
+    const outcomes = await Promise.allSettled(
+      [1, 2, 3].map((x) => {
+        pool.submit((worker) => worker.twice.remote(x))
+        return pool.getNext<number>()
+      }),
+    )
     expect(outcomes.filter(({ status }) => status === 'fulfilled').length).toBe(2)
     expect(pool.size).toBe(1)
     kill(second!)
@@ -268,6 +270,6 @@ describe('Queue', () => {
     const queue = new Queue<number>({ name: 'doomed' })
     await queue.put(1)
     kill(await getActor('doomed'))
-    expect((await queue.get().catch((error: BeamlineError) => error.code))).toMatch(/ACTOR_DIED/)
+    expect(await queue.get().catch((error: BeamlineError) => error.code)).toMatch(/ACTOR_DIED/)
   })
 })

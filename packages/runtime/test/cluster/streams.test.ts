@@ -25,7 +25,10 @@ test('sync and async generators give their items in order', async () => {
     for (const word of words) yield { word, length: word.length }
   })
   expect(await values(sync.remote(100))).toEqual(Array.from({ length: 100 }, (_, i) => i))
-  expect(await values(asynchronous.remote(['a', 'bcd']))).toEqual([{ word: 'a', length: 1 }, { word: 'bcd', length: 3 }])
+  expect(await values(asynchronous.remote(['a', 'bcd']))).toEqual([
+    { word: 'a', length: 1 },
+    { word: 'bcd', length: 3 },
+  ])
   expect(await values(sync.remote(0))).toEqual([])
 })
 

@@ -249,7 +249,11 @@ describe('retries', () => {
       },
       { retryOn: ['ECONNRESET', 'Busy'], maxRetries: 1 },
     )
-    for (const [how, runs] of [['code', 2], ['class', 2], ['other', 1]] as const) {
+    for (const [how, runs] of [
+      ['code', 2],
+      ['class', 2],
+      ['other', 1],
+    ] as const) {
       expect((await failure(get(fail.remote(how, how)))).code).toBe('TASK_FAILED')
       expect(await get(attempts.counted.remote(how))).toBe(runs)
     }

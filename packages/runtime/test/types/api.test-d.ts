@@ -2,7 +2,22 @@
  * Types of the public API, checked by `npm run typecheck`: what must infer infers, what must be refused is refused. Never runs.
  */
 import {
-  type ActorHandle, ActorPool, currentTask, type Explanation, explain, get, getActor, init, kill, ObjectRef, type ObjectRefStream, put, Queue, remote, stop, wait,
+  type ActorHandle,
+  ActorPool,
+  currentTask,
+  type Explanation,
+  explain,
+  get,
+  getActor,
+  init,
+  kill,
+  ObjectRef,
+  type ObjectRefStream,
+  put,
+  Queue,
+  remote,
+  stop,
+  wait,
 } from '@beamline/runtime'
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false
@@ -89,10 +104,7 @@ class Counter {
   static made = 0
   value = 0
   readonly #secret = 'x'
-  constructor(
-    start: number,
-    label?: string,
-  ) {
+  constructor(start: number, label?: string) {
     this.value = start + (label?.length ?? 0)
   }
   add(k: number): number {
@@ -125,7 +137,7 @@ export async function actors(): Promise<void> {
 
   expectType<ObjectRef<number>>()(counter.add.remote(1))
   expectType<ObjectRef<number>>()(counter.add.remote(counter.add.remote(1)))
-  expectType<ObjectRef<string>>()(counter.later.remote('x', await put(1) as never))
+  expectType<ObjectRef<string>>()(counter.later.remote('x', (await put(1)) as never))
   expectType<ObjectRefStream<string>>()(counter.each.remote(2))
   expectType<ObjectRefStream<bigint>>()(counter.follow.remote())
   // @ts-expect-error a field is no method
