@@ -75,6 +75,8 @@ export class Runtime implements ReferencePort, PeerPort {
   #server: Server | undefined
   #welcome: Welcome | undefined
   #closing = false
+  /** Why the node ends this process, once it said so. */
+  #stopReason: string | undefined
   /** Set once the node is gone. */
   lost: Error | undefined
   readonly #reported = new Map<string, WorkerLost>()
@@ -261,8 +263,7 @@ export class Runtime implements ReferencePort, PeerPort {
         return this.submitter.infeasible(body.value.key, error)
       }
       case 'logLines':
-        // A lease serves all tasks of its shape; the node only knows the name of the first.
-        this.events.emit('logLines', { ...body.value, source: this.submitter.taskAt(body.value.worker) ?? body.value.source })
+        this.events.emit('logLines', body.value)
         return
       case 'query':
         void this.#answer(body.value)
@@ -276,6 +277,7 @@ export class Runtime implements ReferencePort, PeerPort {
         this.events.emit('assign', body.value)
         return
       case 'exit':
+        this.#stopReason = body.value.reason
         this.events.emit('exit', body.value.reason)
         return
       case 'welcome':
@@ -342,7 +344,7 @@ export class Runtime implements ReferencePort, PeerPort {
       this.events.emit('closed', undefined)
       return
     }
-    this.lost = BeamlineError.is(error) ? error : new BeamlineError('NODE_DIED', { reason: error?.message ?? 'it closed the connection' })
+    this.lost = BeamlineError.is(error) ? error : new BeamlineError('NODE_DIED', { reason: this.#stopReason === undefined ? (error?.message ?? 'it closed the connection') : `it stopped: ${this.#stopReason}` })
     for (const answer of this.#queries.values()) answer('null')
     this.#queries.clear()
     this.submitter.failAll(this.lost)
