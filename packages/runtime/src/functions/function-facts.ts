@@ -5,7 +5,7 @@
  */
 import type { Class } from 'acorn'
 import { type FunctionView, type ScopeView, type ScriptInfo, theInspector } from './inspector.ts'
-import { exportOf, importsEntry } from './module-reference.ts'
+import { exportOf, importsEntry, isEntry } from './module-reference.ts'
 import type { CommonJsNode, ImportNode } from './payload.ts'
 import { analyseScript } from './scope-analysis.ts'
 import { type Binding, encloses, type FunctionSite, type Reference, type ScriptAnalysis, type Special } from './scopes.ts'
@@ -52,6 +52,11 @@ function analysisOf(script: ScriptInfo): ScriptAnalysis | SyntaxError {
   const analysis = tryAnalyse(source, script.isModule)
   analyses.set(script.id, analysis)
   return analysis
+}
+
+/** Attach the inspector and read the entry file, where most functions that are sent are written. */
+export function prepareEntry(): void {
+  for (const script of theInspector().find(isEntry)) analysisOf(script)
 }
 
 function tryAnalyse(source: string, isModule: boolean): ScriptAnalysis | SyntaxError {

@@ -5,10 +5,9 @@
  * it can have changed.
  */
 import { Capture } from './capture.ts'
-import { warmInspector } from './inspector.ts'
+import { prepareEntry } from './function-facts.ts'
 import { keep, keptFor, shippedFrom } from './kept.ts'
 import { encodePayload } from './payload.ts'
-import { parser } from './scope-analysis.ts'
 
 export { load } from './load.ts'
 export { setEntry } from './module-reference.ts'
@@ -55,8 +54,7 @@ function captureNow(fn: object, captures: Readonly<Record<string, unknown>> | un
 
 /** Load and attach what the first `ship` needs: 50 to 100 ms that a program can spend while it waits for its daemon. */
 export function warmUp(): void {
-  parser()
-  warmInspector()
+  prepareEntry()
 }
 
 /** A function's name for messages; `anonymous` where it has none. */

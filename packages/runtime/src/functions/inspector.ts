@@ -69,8 +69,12 @@ class Inspector {
     this.#registryId = result.objectId as string
   }
 
-  warm(): void {
+  /** The scripts, of those that are loaded, whose URL passes. */
+  find(wanted: (url: string) => boolean): ScriptInfo[] {
     this.#enable()
+    const found = [...this.#described.values()].filter((script) => wanted(script.url))
+    for (const script of found) this.#scripts.set(script.id, script)
+    return found
   }
 
   /** Look at one function. About 0.2 ms. */
@@ -179,11 +183,6 @@ function primitiveOf(value: Runtime.RemoteObject | undefined): unknown {
 }
 
 let inspector: Inspector | undefined
-
-/** Pay for the first use now: 30 to 60 ms, while the program waits for something else. */
-export function warmInspector(): void {
-  theInspector().warm()
-}
 
 /** The process's inspector, connected at the first use (tens of milliseconds, once). */
 export function theInspector(): Inspector {

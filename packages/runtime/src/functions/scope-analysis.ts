@@ -12,7 +12,7 @@ import type { ScriptAnalysis } from './scopes.ts'
 let acorn: typeof Acorn | undefined
 
 /** acorn, loaded when the first function is captured: most workers never capture one. */
-export function parser(): typeof Acorn {
+function parser(): typeof Acorn {
   return (acorn ??= createRequire(import.meta.url)('acorn') as typeof Acorn)
 }
 
