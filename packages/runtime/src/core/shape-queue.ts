@@ -23,8 +23,6 @@ export interface Lease {
   takingBack: boolean
   idleSince: number
   progressAt: number
-  /** Name of the task that was answered last, for what its worker prints. */
-  lastTask: string
 }
 
 export interface ShapePort {
@@ -76,7 +74,6 @@ export class ShapeQueue {
     const now = this.#port.now()
     const lease: Lease = {
       id, worker, address, inFlight: new Map(), msPerTask: this.#msPerTask, blocked: false, reclaimed: false, takingBack: false, idleSince: now, progressAt: now,
-      lastTask: '',
     }
     this.leases.set(id, lease)
     this.pump()
@@ -160,7 +157,6 @@ export class ShapeQueue {
     lease.inFlight.delete(number)
     this.#inFlight--
     this.#port.left(record)
-    lease.lastTask = record.template.name
     lease.blocked = false
     lease.progressAt = this.#port.now()
     lease.msPerTask = lease.msPerTask === undefined ? execMs : lease.msPerTask * 0.7 + execMs * 0.3

@@ -485,16 +485,6 @@ export class Submitter implements ShapePort {
     }
   }
 
-  /** What a worker does for this process, or did a moment ago; undefined when that is nothing. */
-  taskAt(worker: string): string | undefined {
-    for (const { lease } of this.#leases.values()) {
-      if (lease.worker !== worker) continue
-      const running = lease.inFlight.values().next().value
-      return running?.template.name ?? (lease.lastTask || undefined)
-    }
-    return undefined
-  }
-
   shapeOf(queue: ShapeQueue): Shape | undefined {
     return this.#shapes.get(queue)?.shape
   }

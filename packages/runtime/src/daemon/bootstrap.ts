@@ -6,6 +6,8 @@
  */
 export const WORKER_BOOTSTRAP_ENV = 'BEAMLINE_WORKER'
 export const LISTENING_LINE = 'listening'
+/** In front of a task's name, at the beginning of what it prints; the end of the line ends the name. */
+export const OUTPUT_MARK = '\u0001beamline task '
 /** Every worker has its session's folder here and hands it on to what it starts: who cleans up after a dead daemon finds them by it. */
 export const SESSION_ENV = 'BEAMLINE_SESSION'
 

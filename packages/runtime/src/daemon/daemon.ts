@@ -286,7 +286,7 @@ export class Daemon {
     const driver = this.#links.get(worker?.job?.id ?? '')
     if (worker === undefined || driver?.hello.job?.logToDriver !== true) return
     const [lease] = worker.leases
-    const source = worker.placement?.label ?? lease?.label ?? ''
+    const source = worker.placement?.label ?? (batch.label || lease?.label || '')
     driver.link.send({ body: { $case: 'logLines', value: { worker: worker.id, source, pid: worker.pid, stream: batch.stream, lines: batch.lines } } })
   }
 }

@@ -7,10 +7,13 @@
  */
 import { closeSync, openSync, renameSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
+import { OutputMarks } from './output-marks.ts'
 
 export interface LogBatch {
   readonly worker: string
   readonly stream: 'out' | 'err'
+  /** Name of the task that printed; "" before the first. */
+  readonly label: string
   readonly lines: string[]
 }
 
@@ -65,6 +68,7 @@ class RotatingFile {
 interface Repeat {
   readonly worker: string
   readonly stream: 'out' | 'err'
+  readonly label: string
   readonly line: string
   count: number
   readonly untilMs: number
@@ -77,6 +81,9 @@ export class WorkerLog {
   readonly #file: RotatingFile
   readonly #deliver: (log: WorkerLog, lines: string[]) => void
   readonly #decoder = new TextDecoder()
+  readonly #marks = new OutputMarks()
+  /** Name of the task that prints. */
+  label = ''
   #partial = ''
   #tail: string[] = []
 
@@ -88,6 +95,16 @@ export class WorkerLog {
   }
 
   write(chunk: Uint8Array): void {
+    this.#marks.take(
+      chunk,
+      (text) => this.#write(text),
+      (label) => {
+        this.label = label
+      },
+    )
+  }
+
+  #write(chunk: Uint8Array): void {
     this.#file.write(chunk)
     const text = this.#partial + this.#decoder.decode(chunk, { stream: true })
     const lines = text.split('\n')
@@ -106,6 +123,7 @@ export class WorkerLog {
   }
 
   close(): void {
+    this.#marks.end((text) => this.#write(text))
     const rest = this.#partial + this.#decoder.decode()
     this.#partial = ''
     if (rest !== '') this.#lines([rest])
@@ -170,7 +188,7 @@ export class Logs {
   }
 
   #collect(log: WorkerLog, lines: string[]): void {
-    const { worker, stream } = log
+    const { worker, stream, label } = log
     const now = performance.now()
     const source = `${worker} ${stream}`
     const before = this.#rates.get(worker)
@@ -195,9 +213,9 @@ export class Logs {
         this.#endRepeat(ended)
       }
       this.#last.set(source, line)
-      this.#add(worker, stream, line)
+      this.#add(worker, stream, label, line)
       this.#repeats.delete(line)
-      this.#repeats.set(line, { worker, stream, line, count: 0, untilMs: now + REPEAT_WINDOW_MS })
+      this.#repeats.set(line, { worker, stream, label, line, count: 0, untilMs: now + REPEAT_WINDOW_MS })
       if (this.#repeats.size > REMEMBERED_LINES_MAX) {
         const [oldest] = this.#repeats.values()
         if (oldest !== undefined) {
@@ -213,18 +231,18 @@ export class Logs {
 
   #endRepeat(repeat: Repeat): void {
     if (repeat.count === 0) return
-    this.#add(repeat.worker, repeat.stream, repeat.count === 1 ? repeat.line : `${repeat.line} [repeated ${repeat.count}×]`)
+    this.#add(repeat.worker, repeat.stream, repeat.label, repeat.count === 1 ? repeat.line : `${repeat.line} [repeated ${repeat.count}×]`)
   }
 
   #endRate(worker: string, rate: { dropped: number }): void {
     this.#rates.delete(worker)
-    if (rate.dropped > 0) this.#add(worker, 'err', `[${rate.dropped} more lines in one second are only in ${this.dir}/worker-${worker}.*]`)
+    if (rate.dropped > 0) this.#add(worker, 'err', '', `[${rate.dropped} more lines in one second are only in ${this.dir}/worker-${worker}.*]`)
   }
 
-  #add(worker: string, stream: 'out' | 'err', line: string): void {
+  #add(worker: string, stream: 'out' | 'err', label: string, line: string): void {
     const last = this.#waiting.at(-1)
-    if (last !== undefined && last.worker === worker && last.stream === stream) last.lines.push(line)
-    else this.#waiting.push({ worker, stream, lines: [line] })
+    if (last !== undefined && last.worker === worker && last.stream === stream && last.label === label) last.lines.push(line)
+    else this.#waiting.push({ worker, stream, label, lines: [line] })
   }
 
   /** The worker is gone: send what it said to the end. */

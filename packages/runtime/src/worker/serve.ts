@@ -11,6 +11,7 @@ import type { WorkerBootstrap } from '../daemon/bootstrap.ts'
 import { setEntry } from '../functions/index.ts'
 import { dieWithParent } from '../objects/libc.ts'
 import { endWithNode } from './end.ts'
+import { markOutput } from './output-marks.ts'
 
 export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
   const { process: id, address, token, sessionDir } = bootstrap
@@ -30,6 +31,7 @@ export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
 
 function prepare(runtime: Runtime): void {
   setCurrent(runtime)
+  markOutput()
   runtime.events.on('assign', ({ cwd, entry, env }) => {
     if (cwd) process.chdir(cwd)
     Object.assign(process.env, env)
