@@ -5,7 +5,7 @@
 import { BeamlineError } from '@beamline/runtime'
 import { type DataType, Field, type RecordBatch, Schema } from 'apache-arrow'
 import { type BatchFormat, type BatchLike, type ColumnBatch, type ColumnTypes, fromRows, type Row, toRows, toUserBatch } from './batch.ts'
-import { concat, emptyBatch } from './block.ts'
+import { compact, concat, emptyBatch } from './block.ts'
 import { type Delivery, execute, type Progress } from './exec/executor.ts'
 import { runtimeCluster } from './exec/runtime-cluster.ts'
 import type { BatchProcessor } from './exec/stages.ts'
@@ -202,7 +202,10 @@ export class Dataset<R extends Row = Row> {
   async take(rows = 20, options: RunOptions = {}): Promise<R[]> {
     whole('take', rows, 0)
     const taken: R[] = []
-    for await (const batch of blocksOf({ kind: 'limit', input: this.#plan, rows }, options)) taken.push(...(toRows(batch) as R[]))
+    for await (const batch of blocksOf({ kind: 'limit', input: this.#plan, rows }, options)) {
+      // Copied, so that a few rows that are kept do not keep a whole block in shared memory.
+      if (batch.numRows > 0) for (const row of toRows(compact([batch]))) taken.push(row as R)
+    }
     return taken
   }
 
