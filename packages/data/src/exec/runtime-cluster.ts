@@ -3,7 +3,7 @@
  *
  * A task returns its info and its block as two objects, an actor call streams the two, so the driver reads the info and never maps the block.
  */
-import { BeamlineError, cancel, clusterInfo, get, init, isInitialized, kill, type ObjectRef, put, remote, stop } from '@beamline/runtime'
+import { BeamlineError, cancel, clusterInfo, type ErrorCode, get, init, isInitialized, kill, type ObjectRef, put, remote, stop } from '@beamline/runtime'
 import type { Compute, Stage } from '../plan/logical.ts'
 import { type PackedBlock, packBlock, unpackBlock } from '../transfer.ts'
 import type { BlockHandle, Call, Cluster, OperatorHost } from './cluster.ts'
@@ -14,6 +14,8 @@ import { runTask, StageWorker, type TaskSpec } from './worker.ts'
 const STOP_TIMEOUT_MS = 5_000
 /** A crash of a worker repeats what it ran, up to so many times. */
 const CRASH_RETRIES = 3
+
+const OWN_CODES: ReadonlySet<ErrorCode> = new Set(['BATCH_INVALID', 'COLUMN_NOT_FOUND', 'FILE_UNREADABLE', 'SCHEMA_MISMATCH'])
 
 type BlockRef = ObjectRef<PackedBlock>
 
@@ -38,7 +40,7 @@ export async function runtimeCluster(): Promise<Cluster> {
     cpus: Math.max(1, Math.floor(cpus)),
     gpus,
     storeBytes,
-    open: (name, stages, compute, workers) => (workers > 0 ? new PoolHost(stages, compute, workers) : new TaskHost(name, compute)),
+    open: (name, stages, compute, workers) => (workers > 0 ? new PoolHost(name, stages, compute, workers) : new TaskHost(name, compute)),
     put: (batch) => Promise.resolve(put(packBlock(batch))),
     read: async (block) => unpackBlock(await get(block as BlockRef)),
     release: (block) => (block as BlockRef).release(),
@@ -60,26 +62,30 @@ function resourcesOf({ cpus, gpus, memory, resources }: Compute): {
 }
 
 class TaskHost implements OperatorHost {
+  readonly #name: string
   readonly #remote: { remote(spec: TaskSpec, ...blocks: BlockRef[]): [ObjectRef<OutputInfo>, ObjectRef<PackedBlock | undefined>] }
 
   constructor(name: string, compute: Compute) {
+    this.#name = name
     this.#remote = remote(runTask, { ...resourcesOf(compute), name, returns: 2, maxRetries: CRASH_RETRIES, retryOn: ['STORE_FULL'] }) as never
   }
 
   run(spec: TaskSpec, _worker: number, blocks: readonly BlockHandle[]): Call {
     const [info, block] = this.#remote.remote(spec, ...(blocks as BlockRef[]))
-    return { result: settle(info, block), cancel: () => cancel(info) }
+    return { result: named(this.#name, settle(info, block)), cancel: () => cancel(info) }
   }
 
   async close(): Promise<void> {}
 }
 
 class PoolHost implements OperatorHost {
+  readonly #name: string
   readonly #workers: readonly WorkerHandle[]
   /** Answers of the workers that were told to cancel. */
   #cancelling: Promise<void>[] | undefined
 
-  constructor(stages: readonly Stage[], compute: Compute, workers: number) {
+  constructor(name: string, stages: readonly Stage[], compute: Compute, workers: number) {
+    this.#name = name
     const Worker = remote(StageWorker, {
       ...resourcesOf(compute),
       maxConcurrency: 1,
@@ -98,7 +104,7 @@ class PoolHost implements OperatorHost {
       void items.return?.()
       this.#cancelAll()
     }
-    return { result: fromStream(items), cancel: cancelCall }
+    return { result: named(this.#name, fromStream(items)), cancel: cancelCall }
   }
 
   /** Calls of a pool are only cancelled together, when nobody wants its rows any more. */
@@ -117,6 +123,17 @@ class PoolHost implements OperatorHost {
         else await stop(worker)
       }),
     )
+  }
+}
+
+/** What this package itself refuses in a worker arrives as that refusal; what a function of the user throws, as the failure of its step. */
+async function named(step: string, result: Call['result']): Call['result'] {
+  try {
+    return await result
+  } catch (error) {
+    if (!BeamlineError.is(error, 'TASK_FAILED')) throw error
+    if (BeamlineError.is(error.cause) && OWN_CODES.has(error.cause.code)) throw error.cause
+    throw new BeamlineError('TASK_FAILED', { ...error.details, task: step }, { cause: error.cause })
   }
 }
 

@@ -173,7 +173,20 @@ describe('failing', () => {
       return { id }
     })
     const error = await failing.take(10).catch((e: unknown) => e)
-    expect(error).toMatchObject({ message: expect.stringContaining('no 5') })
+    expect(error).toMatchObject({ code: 'TASK_FAILED', details: { task: 'Range(10) → Map(anonymous)' }, cause: { name: 'RangeError', message: 'no 5' } })
+    class Broken {
+      setup(): void {
+        throw new RangeError('no model')
+      }
+      call(batch: object): object {
+        return batch
+      }
+    }
+    const setup = await Dataset.range(10)
+      .mapBatches(Broken as never, { concurrency: 1 })
+      .take()
+      .catch((e: unknown) => e)
+    expect(setup).toMatchObject({ code: 'TASK_FAILED', details: { task: 'MapBatches(Broken)' }, cause: { name: 'RangeError', message: 'no model' } })
   })
 
   test('columns of different lengths are refused by name', async () => {
@@ -181,6 +194,7 @@ describe('failing', () => {
       return { id, half: new Float32Array(5) }
     })
     const error = await uneven.take(1).catch((e: unknown) => e)
+    expect((error as { code: string }).code).toBe('BATCH_INVALID')
     expect(String((error as Error).message)).toContain('mapBatches(uneven): column "half" has 5 rows, column "id" has 10')
   })
 
@@ -209,7 +223,7 @@ describe('failing', () => {
     const error = await Dataset.readParquet(path)
       .take(1)
       .catch((e: unknown) => e)
-    expect(String((error as Error).message)).toContain(`${path} (row group 0) cannot be read`)
+    expect(error).toMatchObject({ code: 'FILE_UNREADABLE', details: { path, part: 'row group 0' } })
     expect(await Dataset.readParquet(digits).take(1)).toHaveLength(1)
   })
 })
