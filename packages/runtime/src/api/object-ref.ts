@@ -5,6 +5,7 @@ import type { ItemStream } from '../core/item-stream.ts'
 import type { ObjectEntry } from '../core/object-entry.ts'
 import { current, currentOrNone } from '../core/current.ts'
 import { EXTERNAL } from '../core/external.ts'
+import { whileBlocked } from '../core/running-task.ts'
 import { BeamlineError } from '../errors.ts'
 
 /** What a reference holds, apart from it: the finalizer must not see an entry that was released by hand. */
@@ -108,8 +109,10 @@ export class ObjectRefStream<T> implements AsyncIterableIterator<ObjectRef<T>, u
 
   /** The reference of the next item. Rejects with the error that ended the stream. */
   async next(): Promise<IteratorResult<ObjectRef<T>, undefined>> {
-    const taken = this.#stream.take()
-    const entry = await (currentOrNone()?.keepAlive.during(taken) ?? taken)
+    const entry = await whileBlocked(() => {
+      const taken = this.#stream.take()
+      return currentOrNone()?.keepAlive.during(taken) ?? taken
+    })
     if (!entry) return { done: true, value: undefined }
     const ref = new ObjectRef<T>(entry)
     entry.unhold()

@@ -3,6 +3,7 @@
  */
 import { current } from '../core/current.ts'
 import type { GroupRecord, Strategy } from '../core/groups.ts'
+import { whileBlocked } from '../core/running-task.ts'
 import { BeamlineError } from '../errors.ts'
 import { checkNames, toResources } from './options.ts'
 
@@ -44,7 +45,9 @@ export class PlacementGroup {
    * @throws {@link BeamlineError} `INFEASIBLE` when the cluster can never hold them
    */
   async ready(): Promise<void> {
-    while (this.#record.state === 'PENDING') await current('PlacementGroup.ready').groups.changed(this.#record)
+    await whileBlocked(async () => {
+      while (this.#record.state === 'PENDING') await current('PlacementGroup.ready').groups.changed(this.#record)
+    })
     if (this.#record.state === 'CREATED') return
     throw this.#record.cause ?? new BeamlineError('CANCELLED', { task: `placement group ${this.id}`, reason: 'it was removed' })
   }

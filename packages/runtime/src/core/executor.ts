@@ -14,7 +14,7 @@ import { Deque } from './deque.ts'
 import { Executable, FunctionCache } from './executable.ts'
 import type { Extras, ObjectEntry, Stored } from './object-entry.ts'
 import type { Peer } from './peers.ts'
-import { RunningTask, runAs } from './running-task.ts'
+import { RunningTask, runAs, whileBlocked } from './running-task.ts'
 import type { Runtime } from './runtime.ts'
 import { encodePrimitive } from './values.ts'
 import { encodeError, taskError } from './wire-error.ts'
@@ -146,7 +146,11 @@ export class Executor {
     const call = this.#calls.get(`${peer.process}:${task}`)
     if (!call) return
     call.consumed = Math.max(call.consumed, count)
-    if (stop) call.stopped = true
+    if (stop) {
+      call.stopped = true
+      // A producer that waits for its consumer just ends; one that is at work hears that nobody wants it.
+      if (!call.wake) call.running?.abort(new BeamlineError('CANCELLED', { task: call.executable.template.name, reason: 'its stream was dropped' }))
+    }
     call.wake?.()
   }
 
@@ -325,9 +329,13 @@ export class Executor {
     let index = 0
     for (;;) {
       while (index - call.consumed >= executable.template.itemsMax && !call.stopped) {
-        await new Promise<void>((resolve) => {
-          call.wake = resolve
-        })
+        // The consumer may need this CPU to get on.
+        await whileBlocked(
+          () =>
+            new Promise<void>((resolve) => {
+              call.wake = resolve
+            }),
+        )
         call.wake = undefined
       }
       if (call.stopped) {

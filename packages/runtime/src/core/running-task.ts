@@ -80,6 +80,17 @@ export function runningTask(): RunningTask | undefined {
   return storage.getStore()
 }
 
+/** Waits for something that other work brings; the task that waits lends its CPU. */
+export async function whileBlocked<T>(wait: () => Promise<T>): Promise<T> {
+  const task = runningTask()
+  task?.block()
+  try {
+    return await wait()
+  } finally {
+    task?.unblock()
+  }
+}
+
 export function runAs<T>(task: RunningTask, run: () => T): T {
   return storage.run(task, run)
 }
