@@ -41,8 +41,19 @@ test('when the daemon is killed, all that waits fails with NODE_DIED, workers en
   process.kill(running.daemon, 'SIGKILL')
   const died = { error: { code: 'NODE_DIED' } }
   expect(await program.event('outcome')).toMatchObject({ running: died, spinning: died })
-  expect(await program.event('later')).toMatchObject({ later: [died, died], put: died, held: 1_000_000 })
+  expect(await program.event('later')).toMatchObject({ later: [died, died], put: died, view: 3 })
   await program.event('shut down')
+  await finished(program)
+  await eventually(() => pids.every(isGone) && areClean(files), 'all processes and files gone')
+})
+
+test('a daemon that is told to stop says so to its program', async () => {
+  const program = start('working')
+  const { running, pids, files } = await working(program)
+  process.kill(running.daemon, 'SIGTERM')
+  const outcome = (await program.event('outcome')) as unknown as { running: { error: { code: string; message: string } } }
+  expect(outcome.running.error.code).toBe('NODE_DIED')
+  expect(outcome.running.error.message).toMatch(/it stopped: SIGTERM/)
   await finished(program)
   await eventually(() => pids.every(isGone) && areClean(files), 'all processes and files gone')
 })

@@ -97,3 +97,11 @@ test('what a daemon that died left is removed by the next', async () => {
   expect(await program.event('sessions')).toMatchObject({ count: 1 })
   await finished(program)
 })
+
+test('garbage on the sockets of a cluster ends nothing', async () => {
+  const program = start(['garbage'])
+  const after = await program.event('after')
+  expect(after).toMatchObject({ values: [2, 3] })
+  expect(after['sockets']).toBeGreaterThanOrEqual(3)
+  await finished(program)
+})
