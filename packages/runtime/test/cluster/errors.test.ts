@@ -80,7 +80,7 @@ describe('exceptions of users', () => {
           try {
             throw new Error('first')
           } finally {
-            // biome-ignore lint/correctness/noUnsafeFinally: what users write
+            // oxlint-disable-next-line no-unsafe-finally -- what users write
             throw new Error('last')
           }
         }).remote(),

@@ -1,7 +1,7 @@
 /** Streaming tasks and methods: items before the end, back-pressure, stops, errors and retries in the middle. Real processes. */
 import { type ActorHandle, currentTask, get, init, type ObjectRef, remote, shutdown } from '@beamline/runtime'
 import { afterAll, beforeAll, expect, test } from 'vitest'
-import { failure, Gate, Tally } from './helpers.ts'
+import { collectUntil, failure, Gate, Tally } from './helpers.ts'
 
 let tally: ActorHandle<Tally>
 
@@ -101,15 +101,11 @@ test('a stream that is dropped stops its producer when it is collected', async (
     }).remote()
   }
   start()
-  const stopped = get(tally.reached.remote('collected', 1))
   let done = false
-  void stopped.then(() => {
+  void get(tally.reached.remote('collected', 1)).then(() => {
     done = true
   })
-  while (!done) {
-    global.gc?.()
-    await new Promise((resolve) => setImmediate(resolve))
-  }
+  await collectUntil(() => done)
 })
 
 test('a stream that is stopped before its task runs drops the task', async () => {

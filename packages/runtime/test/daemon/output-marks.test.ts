@@ -26,7 +26,10 @@ test('what only looks like a mark is output', () => {
 })
 
 test('however the bytes are cut, the text is whole and the marks are where they were', () => {
-  const piece = fc.oneof(fc.constantFrom('\n', '\u0001', 'é', 'text', '\u0001beam'), fc.constantFrom('one', 'two').map((label) => `${OUTPUT_MARK}${label}\n`))
+  const piece = fc.oneof(
+    fc.constantFrom('\n', '\u0001', 'é', 'text', '\u0001beam'),
+    fc.constantFrom('one', 'two').map((label) => `${OUTPUT_MARK}${label}\n`),
+  )
   fc.assert(
     fc.property(fc.array(piece, { maxLength: 12 }), fc.array(fc.nat(80), { maxLength: 8 }), (pieces, cuts) => {
       const bytes = Buffer.from(pieces.join(''))

@@ -141,13 +141,13 @@ export async function actors(): Promise<void> {
   expectType<ObjectRefStream<string>>()(counter.each.remote(2))
   expectType<ObjectRefStream<bigint>>()(counter.follow.remote())
   // @ts-expect-error a field is no method
-  counter.value
+  void counter.value
   // @ts-expect-error not called directly
   counter.add(1)
   // @ts-expect-error no such method
   counter.subtract.remote(1)
   // @ts-expect-error a handle is read-only
-  counter.add = counter.add
+  counter.add = {} as typeof counter.add
 
   expectType<ActorHandle<Counter>>()(await getActor<Counter>('name'))
   kill(counter)
