@@ -8,6 +8,7 @@ import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { current, currentOrNone, setCurrent } from '../core/current.ts'
 import type { Runtime } from '../core/runtime.ts'
+import { inheritedFlags } from '../daemon/inherited-flags.ts'
 import type { DaemonHandle } from '../daemon/start.ts'
 import { BeamlineError } from '../errors.ts'
 import type { JobConfig } from '../net/gen/node.ts'
@@ -199,7 +200,7 @@ function jobConfig(options: InitOptions): JobConfig {
     namespace: options.namespace ?? 'default',
     cwd: process.cwd(),
     entry: entry.startsWith('file:') ? fileURLToPath(entry) : entry,
-    execArgv: [...process.execArgv],
+    execArgv: inheritedFlags(process.execArgv),
     env: { ...options.env },
     logToDriver: options.logToDriver ?? true,
   }

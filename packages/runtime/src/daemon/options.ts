@@ -7,6 +7,7 @@ import { availableParallelism, totalmem } from 'node:os'
 import { dirname } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import type { Resources } from '../net/gen/node.ts'
+import { inheritedFlags } from './inherited-flags.ts'
 import type { Session } from './session.ts'
 
 export interface DaemonOptions {
@@ -93,7 +94,7 @@ export function daemonConfig(options: DaemonOptions, session: Session, embedded:
     actorWorkersMax: count('workersMax', options.workersMax ?? 1_024),
     taskWorkersMax: Math.max(1, count('taskWorkersMax', options.taskWorkersMax ?? 4 * cpuCount)),
     idleTimeoutMs: count('idleTimeoutMs', options.idleTimeoutMs ?? 10_000),
-    execArgv: options.execArgv ?? process.execArgv,
+    execArgv: options.execArgv ?? inheritedFlags(process.execArgv),
     cwd: process.cwd(),
     workerEntry: options.workerEntry ?? new URL(entry, import.meta.url).pathname,
   }
