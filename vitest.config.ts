@@ -23,7 +23,9 @@ export default defineConfig({
           pool: 'forks',
           execArgv: ['--conditions=@beamline/source', '--expose-gc'],
           testTimeout: 20_000,
-          sequence: { groupOrder: 0 },
+          maxWorkers: '100%',
+          // Not 0: files of a project with one worker and no order of its own would run after all others.
+          sequence: { groupOrder: 1 },
         },
       },
       {
@@ -39,7 +41,7 @@ export default defineConfig({
           maxWorkers: 1,
           testTimeout: 60_000,
           hookTimeout: 60_000,
-          sequence: { groupOrder: 1 },
+          sequence: { groupOrder: 2 },
         },
       },
     ],
