@@ -77,8 +77,9 @@ test('a second SIGINT ends everything now', async () => {
   const before = performance.now()
   program.kill('SIGINT')
   expect(await program.exited).toMatchObject({ code: 130, signal: null })
-  expect(performance.now() - before).toBeLessThan(1_000)
-  await eventually(() => isGone(by), 'the worker gone', 1_000)
+  // In order it would take 2 s: the worker does not listen.
+  expect(performance.now() - before).toBeLessThan(1_900)
+  await eventually(() => isGone(by), 'the worker gone')
 })
 
 test('a program that is interrupted while its cluster starts leaves nothing', async () => {

@@ -10,7 +10,7 @@ test('a task that never ends is stopped at its time limit, also when it blocks i
   const outcome = await program.event('outcome')
   expect(outcome).toMatchObject({ error: { code: 'TASK_TIMEOUT', details: { task: 'spin', timeoutMs: 300 } } })
   expect(outcome['ms']).toBeGreaterThanOrEqual(300)
-  expect(outcome['ms']).toBeLessThan(2_000)
+  expect(outcome['ms']).toBeLessThan(5_000)
   expect(await program.event('hang')).toMatchObject({ error: { code: 'TASK_TIMEOUT', details: { task: 'hang' } } })
   expect(await program.event('others')).toMatchObject({ error: { code: 'TASK_TIMEOUT' } })
   expect(await program.event('all')).toMatchObject({ value: [2, 3, 4, 5] })
