@@ -45,13 +45,11 @@ export const ERRORS = {
   },
   INFEASIBLE: {
     retry: false,
-    text: (d: { what: string; wanted: string; has: string }) =>
-      `${d.what} asks for ${d.wanted}, which this cluster can never give: it has ${d.has}`,
+    text: (d: { what: string; wanted: string; has: string }) => `${d.what} asks for ${d.wanted}, which this cluster can never give: it has ${d.has}`,
   },
   NOT_SERIALIZABLE: {
     retry: false,
-    text: (d: { what: string; path: string; reason: string; hint: string }) =>
-      `${d.what} cannot be sent to another process: ${d.path} ${d.reason}; ${d.hint}`,
+    text: (d: { what: string; path: string; reason: string; hint: string }) => `${d.what} cannot be sent to another process: ${d.path} ${d.reason}; ${d.hint}`,
   },
   CLASS_NOT_REGISTERED: {
     retry: false,
@@ -78,8 +76,7 @@ export const ERRORS = {
   },
   ACTOR_NAME_TAKEN: {
     retry: false,
-    text: (d: { name: string; namespace: string }) =>
-      `an actor named "${d.name}" exists in namespace "${d.namespace}"; use getIfExists: true or another name`,
+    text: (d: { name: string; namespace: string }) => `an actor named "${d.name}" exists in namespace "${d.namespace}"; use getIfExists: true or another name`,
   },
   ACTOR_NOT_FOUND: {
     retry: false,
@@ -103,7 +100,10 @@ export const ERRORS = {
   },
   START_FAILED: { retry: false, text: (d: { what: string; reason: string }) => `${d.what} did not start: ${d.reason}` },
   NOT_INITIALIZED: { retry: false, text: (d: { call: string }) => `${d.call} needs a running cluster: call \`await init()\` first` },
-  ALREADY_INITIALIZED: { retry: false, text: (_: Record<never, never>) => 'this process is attached to a cluster already; shut it down before you call init() again' },
+  ALREADY_INITIALIZED: {
+    retry: false,
+    text: (_: Record<never, never>) => 'this process is attached to a cluster already; shut it down before you call init() again',
+  },
   INVALID_ARGUMENT: {
     retry: false,
     text: (d: { what: string; got: string; expected: string }) => `${d.what} is ${d.got}; expected ${d.expected}`,
@@ -125,7 +125,8 @@ export const ERRORS = {
   BATCH_INVALID: { retry: false, text: (d: { what: string; reason: string; hint: string }) => `${d.what}: ${d.reason}; ${d.hint}` },
   OUTPUT_EXISTS: {
     retry: false,
-    text: (d: { path: string; files: number }) => `${d.path} already holds ${many(d.files, 'file')}; write elsewhere, or pass { mode: 'overwrite' } to replace what is there`,
+    text: (d: { path: string; files: number }) =>
+      `${d.path} already holds ${many(d.files, 'file')}; write elsewhere, or pass { mode: 'overwrite' } to replace what is there`,
   },
   UNAUTHENTICATED: { retry: false, text: (d: { address: string }) => `${d.address} refused the token; use the one that its cluster was started with` },
   PLATFORM_UNSUPPORTED: { retry: false, text: (d: { platform: string }) => `Beamline runs on Linux (x64, arm64) and macOS, not on ${d.platform}` },

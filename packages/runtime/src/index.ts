@@ -4,7 +4,19 @@
 export { type ActorHandle, type ActorMethod, type ActorOptions, type RemoteClass } from './api/actor.ts'
 export { ActorPool, type ActorPoolOptions, type PoolCall } from './api/actor-pool.ts'
 export {
-  type CancelOptions, type CurrentTask, cancel, currentTask, type GetOptions, type Got, get, getActor, kill, put, stop, type WaitOptions, wait,
+  type CancelOptions,
+  type CurrentTask,
+  cancel,
+  currentTask,
+  type GetOptions,
+  type Got,
+  get,
+  getActor,
+  kill,
+  put,
+  stop,
+  type WaitOptions,
+  wait,
 } from './api/calls.ts'
 export { type Explanation, explain } from './api/explain.ts'
 export { type Cluster, clusterInfo, type InitOptions, init, isInitialized, shutdown } from './api/init.ts'

@@ -112,7 +112,12 @@ async function start(options: InitOptions): Promise<Cluster> {
   const runtimeModule = import('../core/runtime.ts')
   runtimeModule.catch(() => undefined) // awaited below, unless the daemon fails first
   // so does the debugger that reads what closures capture: 50 ms and more that the first call need not wait for
-  void runtimeModule.then(() => import('../functions/index.ts')).then(({ warmUp }) => warmUp(), () => undefined)
+  void runtimeModule
+    .then(() => import('../functions/index.ts'))
+    .then(
+      ({ warmUp }) => warmUp(),
+      () => undefined,
+    )
   const daemon = address === undefined ? await startOwn(options) : undefined
   const found = daemon ?? (await locate(address as string, options.token))
   const id = randomBytes(8).toString('hex')

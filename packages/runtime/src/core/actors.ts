@@ -146,8 +146,18 @@ export class Actors {
           body: {
             $case: 'actorCreate',
             value: {
-              actor, name, namespace, className: description.className, detached, getIfExists, maxRestarts, shape,
-              creation: bytes, request, handle: this.#handleBytes(held), stopTimeoutMs,
+              actor,
+              name,
+              namespace,
+              className: description.className,
+              detached,
+              getIfExists,
+              maxRestarts,
+              shape,
+              creation: bytes,
+              request,
+              handle: this.#handleBytes(held),
+              stopTimeoutMs,
             },
           },
         })
@@ -200,14 +210,31 @@ export class Actors {
         }
         resolved.push({ index, value: values.toWire(stored) })
       }
-      const argsEntry = await this.#runtime.storeOwned(args, `the arguments of ${creation.template.name}`, creation.template.name, creation.detached ? Number.POSITIVE_INFINITY : undefined)
+      const argsEntry = await this.#runtime.storeOwned(
+        args,
+        `the arguments of ${creation.template.name}`,
+        creation.template.name,
+        creation.detached ? Number.POSITIVE_INFINITY : undefined,
+      )
       keep.push(argsEntry)
-      const push: Push = { template: 1, task: 0, lease: 0, args: new Uint8Array(0), storedArgs: values.toWire(argsEntry.stored as Stored), resolved, attempt: 0 }
+      const push: Push = {
+        template: 1,
+        task: 0,
+        lease: 0,
+        args: new Uint8Array(0),
+        storedArgs: values.toWire(argsEntry.stored as Stored),
+        resolved,
+        attempt: 0,
+      }
       const { template, maxConcurrency, concurrencyGroups } = creation
       const { name, hash, returns, streaming, itemsMax, method, concurrencyGroup, retryOn, maxCalls } = template
       const bytes = Creation.encode({
         template: { id: 1, hash, function: template.function, name, returns, streaming, itemsMax, actor, method, concurrencyGroup, retryOn, maxCalls },
-        push, owner: process, ownerAddress: address, maxConcurrency, concurrencyGroups,
+        push,
+        owner: process,
+        ownerAddress: address,
+        maxConcurrency,
+        concurrencyGroups,
       }).finish()
       return { bytes, keep }
     } catch (error) {

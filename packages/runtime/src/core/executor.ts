@@ -119,7 +119,13 @@ export class Executor {
     let at = 0
     const back = queue?.remove(() => at++ >= keep) ?? []
     for (const call of back) this.#calls.delete(key(call))
-    this.#giveBack(peer, lease, back.map((call) => call.push.task), false, false)
+    this.#giveBack(
+      peer,
+      lease,
+      back.map((call) => call.push.task),
+      false,
+      false,
+    )
   }
 
   #giveBack(peer: Peer, lease: number, tasks: number[], blocked: boolean, retiring: boolean): void {
@@ -219,9 +225,8 @@ export class Executor {
     const { push, executable, peer } = call
     const { name } = executable.template
     const startedAt = performance.now()
-    const running = new RunningTask(
-      { name, owner: peer.process, number: push.task, lease: push.lease, attempt: push.attempt, startedAt },
-      (blocked) => this.#blockNotice(call, lane, blocked),
+    const running = new RunningTask({ name, owner: peer.process, number: push.task, lease: push.lease, attempt: push.attempt, startedAt }, (blocked) =>
+      this.#blockNotice(call, lane, blocked),
     )
     call.running = running
     executable.calls++
@@ -260,9 +265,10 @@ export class Executor {
     }
     const resolve = (): void => {
       for (const { index, value } of push.resolved) {
-        if (value) assign(this.#take(value, held), (loaded) => {
-          held.values[index] = loaded
-        })
+        if (value)
+          assign(this.#take(value, held), (loaded) => {
+            held.values[index] = loaded
+          })
       }
     }
     if (push.storedArgs) {
@@ -310,10 +316,11 @@ export class Executor {
     } catch (error) {
       return this.#failed(call, held, error)
     }
-    if (call.executable.template.streaming) return runAs(running, () => this.#stream(call, result)).then(
-      (items) => this.#succeeded(call, held, undefined, items),
-      (error: unknown) => this.#failed(call, held, error),
-    )
+    if (call.executable.template.streaming)
+      return runAs(running, () => this.#stream(call, result)).then(
+        (items) => this.#succeeded(call, held, undefined, items),
+        (error: unknown) => this.#failed(call, held, error),
+      )
     if (!isThenable(result)) return this.#succeeded(call, held, result, 0)
     return Promise.resolve(result).then(
       (value) => this.#succeeded(call, held, value, 0),
@@ -410,16 +417,14 @@ export class Executor {
     const { template } = call.executable
     const cancelled = call.running?.cancelled ?? false
     // What the runtime itself refuses (an argument, a result) is reported as it is; user code's errors are wrapped.
-    const own = BeamlineError.is(thrown) && ['NOT_SERIALIZABLE', 'INVALID_ARGUMENT', 'STORE_FULL', 'OBJECT_LOST', 'OWNER_DIED', 'STORE_UNAVAILABLE'].includes(thrown.code)
+    const own =
+      BeamlineError.is(thrown) && ['NOT_SERIALIZABLE', 'INVALID_ARGUMENT', 'STORE_FULL', 'OBJECT_LOST', 'OWNER_DIED', 'STORE_UNAVAILABLE'].includes(thrown.code)
     const error = own ? (thrown as BeamlineError) : taskError(thrown, template.name, this.#runtime.process)
     const retry = !cancelled && (await call.executable.retries(thrown))
     this.#finish(call, { error, retry, cancelled, execMs: this.#elapsed(call) })
   }
 
-  #finish(
-    call: Call,
-    outcome: { results?: readonly Stored[]; error?: Error; retry?: boolean; cancelled?: boolean; items?: number; execMs: number },
-  ): void {
+  #finish(call: Call, outcome: { results?: readonly Stored[]; error?: Error; retry?: boolean; cancelled?: boolean; items?: number; execMs: number }): void {
     const { peer, push, executable } = call
     this.#calls.delete(key(call))
     const { results, error, retry = false, cancelled = false, items = 0, execMs } = outcome
@@ -446,7 +451,13 @@ export class Executor {
     for (const [lease, lane] of this.#lanes) {
       const back = lane.queue.remove(() => true)
       for (const other of back) this.#calls.delete(key(other))
-      this.#giveBack(call.peer, lease, back.map((other) => other.push.task), false, true)
+      this.#giveBack(
+        call.peer,
+        lease,
+        back.map((other) => other.push.task),
+        false,
+        true,
+      )
     }
   }
 
@@ -459,7 +470,13 @@ export class Executor {
     if (!blocked) return
     const back = lane.queue.remove(() => true)
     for (const other of back) this.#calls.delete(key(other))
-    this.#giveBack(call.peer, lease, back.map((other) => other.push.task), true, false)
+    this.#giveBack(
+      call.peer,
+      lease,
+      back.map((other) => other.push.task),
+      true,
+      false,
+    )
   }
 
   // ---------------------------------------------------------------- the actor
@@ -483,9 +500,8 @@ export class Executor {
     const { template, push, owner, ownerAddress, maxConcurrency, concurrencyGroups } = Creation.decode(start.creation)
     if (!template || !push) throw new BeamlineError('INTERNAL', { what: `actor ${start.actor} came without a constructor call` })
     const held: Argument = { values: [], entries: [], extras: [] }
-    const running = new RunningTask(
-      { name: template.name, owner, number: 0, lease: 0, attempt: start.incarnation, startedAt: performance.now() },
-      (blocked) => this.#actorNotice(blocked),
+    const running = new RunningTask({ name: template.name, owner, number: 0, lease: 0, attempt: start.incarnation, startedAt: performance.now() }, (blocked) =>
+      this.#actorNotice(blocked),
     )
     this.#isConstructing = true
     try {
@@ -563,7 +579,13 @@ export class Executor {
   }
 
   /** Calls that wait or run here, for `list tasks`. */
-  *calls(): Iterable<{ readonly name: string; readonly owner: string; readonly task: number; readonly running: boolean; readonly startedAt: number | undefined }> {
+  *calls(): Iterable<{
+    readonly name: string
+    readonly owner: string
+    readonly task: number
+    readonly running: boolean
+    readonly startedAt: number | undefined
+  }> {
     for (const { executable, peer, push, running } of this.#calls.values()) {
       yield { name: executable.template.name, owner: peer.process, task: push.task, running: running !== undefined, startedAt: running?.startedAt }
     }

@@ -38,7 +38,20 @@ export class Peer {
     this.link.send({
       body: {
         $case: 'template',
-        value: { id, hash, function: first ? template.function : undefined, name, returns, streaming, itemsMax, actor, method, concurrencyGroup, retryOn, maxCalls },
+        value: {
+          id,
+          hash,
+          function: first ? template.function : undefined,
+          name,
+          returns,
+          streaming,
+          itemsMax,
+          actor,
+          method,
+          concurrencyGroup,
+          retryOn,
+          maxCalls,
+        },
       },
     })
     return id

@@ -29,7 +29,14 @@ export function localTask(runtime: Runtime, record: TaskRecord): LocalTask {
   const first = lease ? lease.inFlight.keys().next().value === number : true
   const state = phase === 'pushed' ? (first ? 'RUNNING' : 'PUSHED') : phase === 'queued' ? 'QUEUED' : phase === 'delayed' ? 'DELAYED' : 'WAITING'
   const worker = lease?.worker ?? runtime.actors.workerOf(record)?.worker ?? ''
-  return { task: `${runtime.process}:${number}`, name: template.name, state, worker, attempt, forMs: phase === 'pushed' ? performance.now() - record.pushedAt : 0 }
+  return {
+    task: `${runtime.process}:${number}`,
+    name: template.name,
+    state,
+    worker,
+    attempt,
+    forMs: phase === 'pushed' ? performance.now() - record.pushedAt : 0,
+  }
 }
 
 export function report(runtime: Runtime, limit: number): LocalReport {

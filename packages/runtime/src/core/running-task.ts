@@ -20,7 +20,10 @@ export class RunningTask {
   #noticed = false
   #timer: NodeJS.Timeout | undefined
 
-  constructor(fields: { name: string; owner: string; number: number; lease: number; attempt: number; startedAt: number }, blockNotice: (blocked: boolean) => void) {
+  constructor(
+    fields: { name: string; owner: string; number: number; lease: number; attempt: number; startedAt: number },
+    blockNotice: (blocked: boolean) => void,
+  ) {
     this.name = fields.name
     this.owner = fields.owner
     this.number = fields.number

@@ -344,7 +344,11 @@ export class Runtime implements ReferencePort, PeerPort {
       this.events.emit('closed', undefined)
       return
     }
-    this.lost = BeamlineError.is(error) ? error : new BeamlineError('NODE_DIED', { reason: this.#stopReason === undefined ? (error?.message ?? 'it closed the connection') : `it stopped: ${this.#stopReason}` })
+    this.lost = BeamlineError.is(error)
+      ? error
+      : new BeamlineError('NODE_DIED', {
+          reason: this.#stopReason === undefined ? (error?.message ?? 'it closed the connection') : `it stopped: ${this.#stopReason}`,
+        })
     for (const answer of this.#queries.values()) answer('null')
     this.#queries.clear()
     this.submitter.failAll(this.lost)

@@ -73,7 +73,16 @@ export class ShapeQueue {
     this.#demanded = Math.max(0, this.#demanded - 1)
     const now = this.#port.now()
     const lease: Lease = {
-      id, worker, address, inFlight: new Map(), msPerTask: this.#msPerTask, blocked: false, reclaimed: false, takingBack: false, idleSince: now, progressAt: now,
+      id,
+      worker,
+      address,
+      inFlight: new Map(),
+      msPerTask: this.#msPerTask,
+      blocked: false,
+      reclaimed: false,
+      takingBack: false,
+      idleSince: now,
+      progressAt: now,
     }
     this.leases.set(id, lease)
     this.pump()

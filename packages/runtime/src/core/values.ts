@@ -64,7 +64,8 @@ class ExternalTable {
 }
 
 const isSmall = (value: unknown): boolean =>
-  value === null || (typeof value !== 'object' && typeof value !== 'function' && (typeof value !== 'string' || value.length < 1024) && typeof value !== 'symbol')
+  value === null ||
+  (typeof value !== 'object' && typeof value !== 'function' && (typeof value !== 'string' || value.length < 1024) && typeof value !== 'symbol')
 
 export class Values {
   readonly #references: References

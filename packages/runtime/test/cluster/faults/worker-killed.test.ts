@@ -91,6 +91,8 @@ test('a task sees the death of the worker of a task that it submitted', async ()
 
 test('an actor whose constructor ends its process is dead after its restarts, and says why', async () => {
   const program = start('constructor')
-  expect(await program.event('outcome')).toMatchObject({ error: { code: 'ACTOR_DIED', cause: { code: 'WORKER_CRASHED', details: { how: 'exited with code 5' } } } })
+  expect(await program.event('outcome')).toMatchObject({
+    error: { code: 'ACTOR_DIED', cause: { code: 'WORKER_CRASHED', details: { how: 'exited with code 5' } } },
+  })
   await finished(program)
 })
