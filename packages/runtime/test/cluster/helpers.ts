@@ -108,3 +108,16 @@ export async function storeUse(): Promise<StoreUse> {
     borrowed: references.borrowedCount,
   }
 }
+
+/** {@link storeUse} once collecting garbage changes nothing any more. */
+export async function restingUse(): Promise<StoreUse> {
+  let last = await storeUse()
+  for (let same = 0; same < 3; ) {
+    global.gc?.()
+    await new Promise((resolve) => setTimeout(resolve, 20))
+    const now = await storeUse()
+    same = JSON.stringify(now) === JSON.stringify(last) ? same + 1 : 0
+    last = now
+  }
+  return last
+}
