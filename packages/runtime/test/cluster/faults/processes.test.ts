@@ -149,8 +149,10 @@ test('process.exit() keeps its code', async () => {
   expect(await start('exits').exited).toMatchObject({ code: 9, stderr: '' })
 })
 
-test('one program may start one cluster after the other', async () => {
+test('one program may start one cluster after the other, and none leaves files or handles open', async () => {
   const program = start('restarts')
   await finished(program)
-  expect(program.events.map(({ value }) => value)).toEqual([1, 2, 3])
+  const [first, ...later] = program.events
+  expect(program.events.map(({ value }) => value)).toEqual([1, 2, 3, 4])
+  for (const { files, handles } of later) expect({ files, handles }).toEqual({ files: first?.['files'], handles: [] })
 })
