@@ -107,8 +107,11 @@ export async function init(options: InitOptions = {}): Promise<Cluster> {
 
 async function start(options: InitOptions): Promise<Cluster> {
   const address = options.address ?? (process.env['BEAMLINE_ADDRESS'] || undefined)
-  // The network part, the parser and the rest load while the daemon starts, and from the cache at the next start.
   enableCompileCache()
+  // The daemon's process comes first: its start is the longest part. What this process needs (network part, parser and
+  // the rest) loads meanwhile, and from the cache at the next start.
+  const starting = address === undefined ? startOwn(await import('../daemon/start.ts'), options) : undefined
+  starting?.catch(() => undefined) // awaited below
   const runtimeModule = import('../core/runtime.ts')
   runtimeModule.catch(() => undefined) // awaited below, unless the daemon fails first
   // so does the debugger that reads what closures capture: 50 ms and more that the first call need not wait for
@@ -118,7 +121,7 @@ async function start(options: InitOptions): Promise<Cluster> {
       ({ warmUp }) => warmUp(),
       () => undefined,
     )
-  const daemon = address === undefined ? await startOwn(options) : undefined
+  const daemon = await starting
   const found = daemon ?? (await locate(address as string, options.token))
   const id = randomBytes(8).toString('hex')
   let runtime: Runtime
@@ -171,11 +174,11 @@ async function start(options: InitOptions): Promise<Cluster> {
   }
 }
 
-async function startOwn(options: InitOptions): Promise<DaemonHandle> {
+/** Its process is spawned when this returns. */
+function startOwn({ startDaemon }: typeof import('../daemon/start.ts'), options: InitOptions): Promise<DaemonHandle> {
   const { cpus, gpus, memory, resources, storeBytes, prestart, idleTimeoutMs } = options
-  const { startDaemon } = await import('../daemon/start.ts')
   const wanted = { cpus, gpus, memoryBytes: memory, resources, storeBytes, prestart, idleTimeoutMs }
-  return await startDaemon({ embedded: true, ...(Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)) as object) })
+  return startDaemon({ embedded: true, ...(Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)) as object) })
 }
 
 interface Found {
