@@ -256,7 +256,7 @@ class ClassHandle {
       maxTaskRetries = 0,
       maxPendingCalls = 0,
     } = this.#options
-    const { hash, value } = runtime.values.functionToWire(runtime.ship(this.#Class, this.#options.captures))
+    const { hash, value, extras } = runtime.values.functionToWire(runtime.ship(this.#Class, this.#options.captures))
     const template: CallTemplate = {
       name: className,
       hash,
@@ -287,6 +287,7 @@ class ClassHandle {
       stopTimeoutMs: this.#options.stopTimeoutMs ?? LIMITS.actorStopMs,
       description: { className, name, methods: this.#methods, maxTaskRetries, maxPendingCalls },
     })
+    if (extras) void client.dead().then(() => runtime.values.letGo(extras))
     return makeHandle(held, client)
   }
 }

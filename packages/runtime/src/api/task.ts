@@ -121,9 +121,12 @@ class TaskHandle {
 
   #prepare(runtime: Runtime, shipped: ShippedFunction): void {
     const { maxRetries = LIMITS.retriesMax, retryOn = false, returns = 1, timeoutMs, maxCalls = 0, itemsAhead = LIMITS.streamItemsAhead } = this.#options
-    const { hash, value } = runtime.values.functionToWire(shipped)
+    const { hash, value, extras } = runtime.values.functionToWire(shipped)
     this.#shipped = shipped
-    if (this.#runtime === runtime && this.#template?.hash === hash) return
+    if (this.#runtime === runtime && this.#template?.hash === hash) {
+      if (extras) runtime.values.letGo(extras) // its template holds the same
+      return
+    }
     const retryRule = retryOn === false ? undefined : runtime.values.store(retryOn, `retryOn of "${this.#name}"`, () => ({ owner: '', address: '', object: 0 }))
     if (retryRule instanceof Promise)
       throw new BeamlineError('INVALID_ARGUMENT', { what: 'retryOn', got: 'a very large value', expected: 'true, codes, or a small predicate' })
@@ -142,6 +145,7 @@ class TaskHandle {
       maxRetries,
       timeoutMs,
     }
+    if (extras) runtime.whenUnused(this.#template, extras)
     this.#queue = runtime.submitter.queueFor(toShape(this.#options, 1), maxRetries === 0 || timeoutMs !== undefined, this.#name)
     this.#runtime = runtime
   }

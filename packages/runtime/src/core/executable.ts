@@ -2,12 +2,21 @@
  * A template at the worker: the function that was shipped, loaded once, and what its options ask of the worker.
  */
 import type { Template } from '../net/gen/peer.ts'
+import type { Extras } from './object-entry.ts'
 import type { Values } from './values.ts'
+
+interface Loaded {
+  fn: Function | Promise<Function>
+  /** Templates that use it. */
+  uses: number
+  /** What it captured. */
+  readonly extras: Extras | undefined
+}
 
 /** Functions by hash, shared by all links of a process: the same function arrives from several owners. */
 export class FunctionCache {
   readonly #values: Values
-  readonly #loaded = new Map<string, Function | Promise<Function>>()
+  readonly #loaded = new Map<string, Loaded>()
 
   constructor(values: Values) {
     this.#values = values
@@ -16,17 +25,30 @@ export class FunctionCache {
   /** Makes the function of a template known under its hash. */
   add(template: Template): void {
     const { hash, function: value } = template
-    if (!value || this.#loaded.has(hash)) return
-    const loading = Promise.resolve(this.#values.load(this.#values.fromWire(value), undefined)).then((loaded) => {
-      this.#loaded.set(hash, loaded as Function)
+    const known = this.#loaded.get(hash)
+    if (known) known.uses++
+    if (known || !value) return
+    const stored = this.#values.fromWire(value)
+    const extras = stored.kind === 'bytes' || stored.kind === 'place' ? stored.extras : undefined
+    const loading = Promise.resolve(this.#values.load(stored, undefined)).then((loaded) => {
+      entry.fn = loaded as Function
       return loaded as Function
     })
     loading.catch(() => undefined) // reported by the call that needs it
-    this.#loaded.set(hash, loading)
+    const entry: Loaded = { fn: loading, uses: 1, extras }
+    this.#loaded.set(hash, entry)
   }
 
   get(hash: string): Function | Promise<Function> | undefined {
-    return this.#loaded.get(hash)
+    return this.#loaded.get(hash)?.fn
+  }
+
+  /** One template less uses it. */
+  release(hash: string): void {
+    const known = this.#loaded.get(hash)
+    if (!known || --known.uses > 0) return
+    this.#loaded.delete(hash)
+    if (known.extras) this.#values.letGo(known.extras)
   }
 }
 
@@ -50,6 +72,11 @@ export class Executable {
   /** The function, at once when it is loaded. */
   get function(): Function | Promise<Function> {
     return this.#functions.get(this.template.hash) ?? Promise.reject(new Error(`function ${this.template.hash} of "${this.template.name}" never arrived`))
+  }
+
+  /** No call of it will come any more. */
+  release(): void {
+    this.#functions.release(this.template.hash)
   }
 
   /** Whether `retryOn` wants this error repeated. A predicate that throws counts as no. */

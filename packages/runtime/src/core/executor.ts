@@ -87,6 +87,11 @@ export class Executor {
     peer.received.set(template.id, new Executable(template, this.#functions, this.#runtime.values))
   }
 
+  templateForget(peer: Peer, id: number): void {
+    peer.received.get(id)?.release()
+    peer.received.delete(id)
+  }
+
   push(peer: Peer, push: Push): void {
     const executable = peer.received.get(push.template)
     if (!executable) throw new BeamlineError('INTERNAL', { what: `${peer.process} pushed a call with the unknown template ${push.template}` })

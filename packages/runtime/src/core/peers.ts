@@ -7,6 +7,35 @@ import type { PeerMessage } from '../net/gen/peer.ts'
 import type { Executable } from './executable.ts'
 import type { CallTemplate } from './task-record.ts'
 
+/** Where a template was sent, for when nobody can call it any more. */
+interface Sent {
+  readonly hash: string
+  readonly to: Set<{ readonly peer: WeakRef<Peer>; readonly id: number }>
+  letGo: (() => void) | undefined
+}
+
+const sentOf = new WeakMap<CallTemplate, Sent>()
+
+const collected = new FinalizationRegistry<Sent>(({ hash, to, letGo }) => {
+  for (const { peer, id } of to) peer.deref()?.forget(id, hash)
+  letGo?.()
+})
+
+function trace(template: CallTemplate): Sent {
+  let sent = sentOf.get(template)
+  if (!sent) {
+    sent = { hash: template.hash, to: new Set(), letGo: undefined }
+    sentOf.set(template, sent)
+    collected.register(template, sent)
+  }
+  return sent
+}
+
+/** Calls `letGo` when neither a function handle nor an unfinished call has the template any more. */
+export function whenCollected(template: CallTemplate, letGo: () => void): void {
+  trace(template).letGo = letGo
+}
+
 type PeerLinkMessage = Link<PeerMessage, PeerMessage>
 
 export class Peer {
@@ -15,8 +44,10 @@ export class Peer {
   process: string
   address: string
   /** Templates that the other end knows, by the id that this end gave them. */
-  readonly #sent = new Map<CallTemplate, number>()
-  readonly #functionsSent = new Set<string>()
+  readonly #sent = new WeakMap<CallTemplate, number>()
+  #lastId = 0
+  /** Functions that the other end has, with the number of templates that use them. */
+  readonly #functions = new Map<string, number>()
   /** Templates that the other end sent, by its ids. */
   readonly received: Map<number, Executable> = new Map()
 
@@ -30,10 +61,14 @@ export class Peer {
   templateId(template: CallTemplate): number {
     const known = this.#sent.get(template)
     if (known !== undefined) return known
-    const id = this.#sent.size + 1
+    const id = ++this.#lastId
     this.#sent.set(template, id)
-    const first = template.hash !== '' && !this.#functionsSent.has(template.hash)
-    if (first) this.#functionsSent.add(template.hash)
+    const { to } = trace(template)
+    for (const known of to) if (!known.peer.deref()) to.delete(known)
+    to.add({ peer: new WeakRef(this), id })
+    const users = this.#functions.get(template.hash) ?? 0
+    const first = template.hash !== '' && users === 0
+    if (template.hash !== '') this.#functions.set(template.hash, users + 1)
     const { hash, name, returns, streaming, itemsMax, actor, method, concurrencyGroup, retryOn, maxCalls } = template
     this.link.send({
       body: {
@@ -55,6 +90,14 @@ export class Peer {
       },
     })
     return id
+  }
+
+  /** No call of the template that the other end knows as `id` will come any more. */
+  forget(id: number, hash: string): void {
+    const users = (this.#functions.get(hash) ?? 0) - 1
+    if (users > 0) this.#functions.set(hash, users)
+    else this.#functions.delete(hash)
+    this.link.send({ body: { $case: 'templateForget', value: { id } } })
   }
 }
 
@@ -110,6 +153,7 @@ export class Peers {
     })
     peer.link.onClose(() => {
       this.#all.delete(peer)
+      for (const executable of peer.received.values()) executable.release()
       if (this.#byProcess.get(peer.process) === peer) this.#byProcess.delete(peer.process)
       if (!this.#closing && peer.process !== '') this.#port.linkLost(peer.process)
     })

@@ -17,12 +17,13 @@ import { Actors } from './actors.ts'
 import { Executor } from './executor.ts'
 import { Groups } from './groups.ts'
 import { KeepAlive } from './keep-alive.ts'
-import type { ObjectEntry, Stored } from './object-entry.ts'
+import type { Extras, ObjectEntry, Stored } from './object-entry.ts'
 import { ObjectStore } from './object-store.ts'
-import { type Peer, type PeerPort, Peers } from './peers.ts'
+import { type Peer, type PeerPort, Peers, whenCollected } from './peers.ts'
 import { type ReferencePort, References } from './references.ts'
 import { type LocalReport, report } from './report.ts'
 import { Submitter } from './submitter.ts'
+import type { CallTemplate } from './task-record.ts'
 import type { ExternalKinds } from './external.ts'
 import { Values } from './values.ts'
 import { wireError } from './wire-error.ts'
@@ -141,6 +142,11 @@ export class Runtime implements ReferencePort, PeerPort {
 
   // ---------------------------------------------------------------- values
 
+  /** What a function captured is let go when neither its handle nor an unfinished call is left. */
+  whenUnused(template: CallTemplate, extras: Extras): void {
+    whenCollected(template, () => this.values.letGo(extras))
+  }
+
   toWire(stored: Stored): Value {
     return this.values.toWire(stored)
   }
@@ -194,6 +200,8 @@ export class Runtime implements ReferencePort, PeerPort {
         return this.submitter.done(peer, body.value)
       case 'template':
         return this.executor.template(peer, body.value)
+      case 'templateForget':
+        return this.executor.templateForget(peer, body.value.id)
       case 'item':
         return this.submitter.item(peer, body.value)
       case 'itemsConsumed':

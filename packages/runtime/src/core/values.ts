@@ -106,19 +106,20 @@ export class Values {
   }
 
   /**
-   * A function as calls send it ahead, with the hash under which receivers keep it. What it captures is held from now
-   * on: the function may be called at any time.
+   * A function as calls send it ahead, with the hash under which receivers keep it. What it captures is held until
+   * `extras` is let go: the function may be called at any time.
    */
-  functionToWire(shipped: ShippedFunction): { readonly hash: string; readonly value: Value } {
+  functionToWire(shipped: ShippedFunction): { readonly hash: string; readonly value: Value; readonly extras: Extras | undefined } {
     const table = new ExternalTable(this.#kinds)
     const index = table.addFunction(shipped)
     const bytes = encodeInline(placeholder, 'a function', () => index)
-    const value = this.toWire({ kind: 'bytes', bytes, extras: table.take() })
+    const extras = table.take()
+    const value = this.toWire({ kind: 'bytes', bytes, extras })
     const captured = [
       ...value.refs.map((ref) => `${ref.owner}:${ref.object}`),
       ...value.handles.map((handle) => Buffer.from(handle.description).toString('hex')),
     ]
-    return { hash: captured.length > 0 ? `${shipped.hash}:${captured.join()}` : shipped.hash, value }
+    return { hash: captured.length > 0 ? `${shipped.hash}:${captured.join()}` : shipped.hash, value, extras }
   }
 
   letGo(extras: Extras): void {

@@ -1,5 +1,5 @@
 /** What several of these tests use: actors to meet at, errors as values. */
-import type { BeamlineError } from '@beamline/runtime'
+import { type BeamlineError, get, remote } from '@beamline/runtime'
 import { current } from '../../src/core/current.ts'
 
 /** The error that a promise rejects with; fails when it does not. */
@@ -95,6 +95,17 @@ export interface StoreUse {
   readonly borrowed: number
 }
 
+const sweep = remote(() => {
+  global.gc?.()
+})
+
+/** Collects the garbage of the workers: what their code dropped is held until then. */
+export async function sweepWorkers(): Promise<void> {
+  const refs = Array.from({ length: 4 }, () => sweep.remote())
+  await get(refs)
+  for (const ref of refs) ref.release()
+}
+
 /** What the store and the references of this process hold at the moment. */
 export async function storeUse(): Promise<StoreUse> {
   const runtime = current()
@@ -111,6 +122,7 @@ export async function storeUse(): Promise<StoreUse> {
 
 /** {@link storeUse} once collecting garbage changes nothing any more. */
 export async function restingUse(): Promise<StoreUse> {
+  await sweepWorkers()
   let last = await storeUse()
   for (let same = 0; same < 3; ) {
     global.gc?.()

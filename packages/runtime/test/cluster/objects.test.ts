@@ -1,7 +1,7 @@
 /** Objects as users handle them: put, get, wait, sizes, references inside values, and that all of it goes away again. Real processes. */
 import { type ActorHandle, cancel, get, init, type ObjectRef, put, remote, shutdown, wait } from '@beamline/runtime'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { collectUntil, failure, Gate, restingUse, storeUse } from './helpers.ts'
+import { collectUntil, failure, Gate, restingUse, storeUse, sweepWorkers } from './helpers.ts'
 
 const KIB_100 = 102_400
 
@@ -273,6 +273,7 @@ describe('nothing is left', () => {
   test('by release(), by using, by collection: bytes, objects and counts are where they were', async () => {
     const before = await restingUse()
     const back = async (): Promise<boolean> => {
+      await sweepWorkers()
       const now = await storeUse()
       return now.objectBytes <= before.objectBytes && now.owned <= before.owned && now.borrowed <= before.borrowed && now.ownedBytes <= before.ownedBytes
     }
@@ -294,6 +295,32 @@ describe('nothing is left', () => {
     await drop()
     await collectUntil(back)
     expect((await storeUse()).objects).toBeLessThanOrEqual(before.objects)
+  })
+
+  test('what functions captured goes away with them, here and in the workers', async () => {
+    const before = await restingUse()
+    const run = async (i: number): Promise<number> => {
+      using ref = await put(new Float64Array(20_000).fill(i))
+      const read = remote(async (at: number) => (await get(ref))[at]! + i)
+      const again = remote(async (at: number) => await get(read.remote(at)))
+      return (await get([read.remote(1), read.remote(2), again.remote(3)])).reduce((a, b) => a + b)
+    }
+    for (let i = 0; i < 20; i++) expect(await run(i)).toBe(6 * i)
+    class Reader {
+      readonly #read: () => Promise<number>
+      constructor() {
+        this.#read = async () => 1
+      }
+      async one(): Promise<number> {
+        return await this.#read()
+      }
+    }
+    expect(await get(remote(Reader).remote().one.remote())).toBe(1)
+    await collectUntil(async () => {
+      await sweepWorkers()
+      const now = await storeUse()
+      return now.objectBytes <= before.objectBytes && now.owned <= before.owned
+    })
   })
 
   test('results that nobody reads go away', async () => {

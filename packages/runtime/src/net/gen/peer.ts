@@ -38,6 +38,7 @@ export interface PeerMessage {
     | { $case: "borrowAdded"; value: BorrowAdded }
     | { $case: "borrowRemove"; value: BorrowRemove }
     | { $case: "resultReceived"; value: ResultReceived }
+    | { $case: "templateForget"; value: TemplateForget }
     | undefined;
 }
 
@@ -69,6 +70,11 @@ export interface Template {
     | undefined;
   /** the worker retires after so many calls of it; 0: never */
   maxCalls: number;
+}
+
+/** No call of this template will come any more. */
+export interface TemplateForget {
+  id: number;
 }
 
 /**
@@ -326,6 +332,9 @@ export const PeerMessage: MessageFns<PeerMessage> = {
       case "resultReceived":
         ResultReceived.encode(message.body.value, writer.uint32(122).fork()).join();
         break;
+      case "templateForget":
+        TemplateForget.encode(message.body.value, writer.uint32(130).fork()).join();
+        break;
     }
     return writer;
   },
@@ -461,6 +470,14 @@ export const PeerMessage: MessageFns<PeerMessage> = {
             }
 
             message.body = { $case: "resultReceived", value: ResultReceived.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 16: {
+            if (tag !== 130) {
+              break;
+            }
+
+            message.body = { $case: "templateForget", value: TemplateForget.decode(reader, reader.uint32()) };
             continue;
           }
         }
@@ -698,6 +715,52 @@ export const Template: MessageFns<Template> = {
             }
 
             message.maxCalls = reader.uint32();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseTemplateForget(): TemplateForget {
+  return { id: 0 };
+}
+
+export const TemplateForget: MessageFns<TemplateForget> = {
+  encode(message: TemplateForget, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.id !== 0) {
+      writer.uint32(8).uint32(message.id);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): TemplateForget {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseTemplateForget();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.id = reader.uint32();
             continue;
           }
         }
