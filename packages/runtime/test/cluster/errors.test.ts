@@ -215,12 +215,14 @@ describe('explain', () => {
         await get(tally.count.remote('tried'))
         throw new Error('try again')
       },
-      { retryOn: true, maxRetries: 6, name: 'flaky' },
+      { retryOn: true, maxRetries: -1, name: 'flaky' },
     ).remote()
     await get(tally.reached.remote('tried', 3))
     let retrying: Explanation
-    do retrying = await explain(flaky)
-    while (retrying.state === 'RUNNING')
+    do {
+      await new Promise((resolve) => setImmediate(resolve))
+      retrying = await explain(flaky)
+    } while (retrying.state !== 'RETRYING')
     expect(retrying).toMatchObject({ state: 'RETRYING', task: 'flaky' })
     expect(retrying.text).toMatch(/failed \d times? and will be tried again/)
 
@@ -253,8 +255,10 @@ describe('explain', () => {
     const waiting = remote(Holder, { resources: { slot: 1 } }).remote()
     const ref = waiting.ping.remote()
     let why: Explanation
-    do why = await explain(ref)
-    while (!why.text.includes('slot'))
+    do {
+      await new Promise((resolve) => setImmediate(resolve))
+      why = await explain(ref)
+    } while (!why.text.includes('slot'))
     expect(why.state).toBe('WAITING_FOR_ACTOR')
     kill(holder)
     expect(await get(ref)).toBe('pong')
