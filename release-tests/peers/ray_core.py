@@ -30,8 +30,8 @@ CPUS = os.cpu_count() or 1
 OK = b"ok"
 
 try:
-    import numpy as np
     import ray
+    import numpy as np
 except ImportError as error:
     print(f"this Python has no ray: {error}")
     sys.exit(SKIP_EXIT_CODE)
