@@ -8,77 +8,40 @@ import { types } from 'node:util'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
-import type { ActorStart, TaskEvent } from '../net/gen/node.ts'
-import { Creation, type ItemsConsumed, type Push, type TakeBack, type Template, type Value } from '../net/gen/peer.ts'
-import { Deque } from './deque.ts'
+import type { ItemsConsumed, Push, TakeBack, Template, Value } from '../net/gen/peer.ts'
+import { ActorHost } from './actor-host.ts'
+import { CallArguments } from './call-arguments.ts'
 import { Executable, FunctionCache } from './executable.ts'
-import type { Extras, ObjectEntry, Stored } from './object-entry.ts'
+import { type Call, Lane } from './lane.ts'
+import type { Extras, Stored } from './object-entry.ts'
 import type { Peer } from './peers.ts'
 import { RunningTask, runAs, whileBlocked } from './running-task.ts'
 import type { Runtime } from './runtime.ts'
+import { TaskEventBuffer } from './task-event-buffer.ts'
 import { encodePrimitive } from './values.ts'
 import { encodeError, taskError } from './wire-error.ts'
-import { decode } from '../objects/codec.ts'
 
 const EMPTY = new Uint8Array(0)
 const log = debug('exec')
 
-/** A call that arrived. */
-interface Call {
-  readonly peer: Peer
-  readonly executable: Executable
-  readonly push: Push
-  running: RunningTask | undefined
-  /** Items of a stream that its consumer took. */
-  consumed: number
-  stopped: boolean
-  wake: (() => void) | undefined
-}
-
-/** Calls that run one after the other (tasks of a lease) or `limit` at once (a concurrency group of the actor). */
-class Lane {
-  readonly queue: Deque<Call> = new Deque()
-  readonly running: Set<Call> = new Set()
-  limit: number
-  scheduled = false
-  /** The running task waits and its queue was given back. */
-  blocked = false
-
-  constructor(limit: number) {
-    this.limit = limit
-  }
-}
-
-interface Argument {
-  readonly values: unknown[]
-  /** What was held while the call runs. */
-  readonly entries: ObjectEntry[]
-  readonly extras: Extras[]
-}
-
 export class Executor {
   readonly #runtime: Runtime
   readonly #functions: FunctionCache
+  /** The actor of this worker, when it has one. */
+  readonly actor: ActorHost
+  readonly events: TaskEventBuffer
+  /** By lease. */
   readonly #lanes = new Map<number, Lane>()
-  readonly #groups = new Map<string, Lane>()
-  #calls = new Map<string, Call>()
+  readonly #calls = new Map<string, Call>()
   /** References in results, until their owner has borrowed them. */
   readonly #unreceived = new Map<string, Extras[]>()
-  #actor: { readonly id: string; readonly instance: Record<string, unknown>; readonly name: string } | undefined
-  #events: TaskEvent[] = []
-  #eventsDropped = 0
-  #eventTimer: NodeJS.Timeout | undefined
   #retiring = false
-  /** Calls of the actor, its constructor included, that wait for objects; when all of them do, its CPUs are lent. */
-  #actorWaits = 0
-  #isConstructing = false
-  #actorLends = false
-  /** Told when the last running call of an actor that shall end is done. */
-  #actorIdle: (() => void) | undefined
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime
     this.#functions = new FunctionCache(runtime.values)
+    this.actor = new ActorHost(runtime, this.#functions)
+    this.events = new TaskEventBuffer((message) => runtime.sendToNode(message))
   }
 
   // ---------------------------------------------------------------- messages
@@ -96,20 +59,20 @@ export class Executor {
     const executable = peer.received.get(push.template)
     if (!executable) throw new BeamlineError('INTERNAL', { what: `${peer.process} pushed a call with the unknown template ${push.template}` })
     const call: Call = { peer, executable, push, running: undefined, consumed: 0, stopped: false, wake: undefined }
-    if (push.lease === 0) this.#enqueue(this.#groupOf(executable.template), call)
-    else {
-      let lane = this.#lanes.get(push.lease)
-      if (!lane) {
-        lane = new Lane(1)
-        this.#lanes.set(push.lease, lane)
-      }
-      if (lane.blocked || this.#retiring) this.#giveBack(peer, push.lease, [push.task], !this.#retiring, this.#retiring)
-      else this.#enqueue(lane, call)
-    }
+    if (push.lease === 0) return this.#enqueue(this.actor.laneOf(executable.template), call)
+    const lane = this.#laneOf(push.lease, peer)
+    if (lane.blocked || this.#retiring) this.#giveBack(peer, push.lease, [call], this.#retiring ? 'retiring' : 'blocked')
+    else this.#enqueue(lane, call)
   }
 
-  #groupOf(template: Template): Lane {
-    return this.#groups.get(template.concurrencyGroup) ?? this.#groups.get('') ?? new Lane(1)
+  #laneOf(lease: number, owner: Peer): Lane {
+    const known = this.#lanes.get(lease)
+    if (known) return known
+    // Leases come and go; what an ended one left is empty.
+    for (const [other, lane] of this.#lanes) if (lane.isIdle) this.#lanes.delete(other)
+    const lane = new Lane(1, owner)
+    this.#lanes.set(lease, lane)
+    return lane
   }
 
   #enqueue(lane: Lane, call: Call): void {
@@ -122,19 +85,13 @@ export class Executor {
     const queue = this.#lanes.get(lease)?.queue
     const keep = Math.max(0, (queue?.size ?? 0) - count)
     let at = 0
-    const back = queue?.remove(() => at++ >= keep) ?? []
-    for (const call of back) this.#calls.delete(key(call))
-    this.#giveBack(
-      peer,
-      lease,
-      back.map((call) => call.push.task),
-      false,
-      false,
-    )
+    this.#giveBack(peer, lease, queue?.remove(() => at++ >= keep) ?? [], 'asked')
   }
 
-  #giveBack(peer: Peer, lease: number, tasks: number[], blocked: boolean, retiring: boolean): void {
-    peer.link.send({ body: { $case: 'takenBack', value: { lease, tasks, blocked, retiring } } })
+  #giveBack(peer: Peer, lease: number, calls: readonly Call[], why: 'asked' | 'blocked' | 'retiring'): void {
+    for (const call of calls) this.#calls.delete(key(call))
+    const tasks = calls.map((call) => call.push.task)
+    peer.link.send({ body: { $case: 'takenBack', value: { lease, tasks, blocked: why === 'blocked', retiring: why === 'retiring' } } })
   }
 
   cancel(peer: Peer, task: number): void {
@@ -149,7 +106,7 @@ export class Executor {
       call.wake?.()
       return
     }
-    for (const lane of [...this.#lanes.values(), ...this.#groups.values()]) lane.queue.remove((other) => other === call)
+    for (const lane of [...this.#lanes.values(), ...this.actor.lanes]) lane.queue.remove((other) => other === call)
     this.#finish(call, { error, cancelled: true, execMs: 0 })
   }
 
@@ -181,7 +138,7 @@ export class Executor {
         call.stopped = true
         call.wake?.()
       } else {
-        for (const lane of [...this.#lanes.values(), ...this.#groups.values()]) lane.queue.remove((other) => other === call)
+        for (const lane of [...this.#lanes.values(), ...this.actor.lanes]) lane.queue.remove((other) => other === call)
         this.#calls.delete(id)
       }
     }
@@ -201,15 +158,14 @@ export class Executor {
       const call = lane.queue.shift()
       if (!call) return
       lane.running.add(call)
-      if (this.#actorLends) this.#lendOfActor()
+      if (call.push.lease === 0) this.actor.runningChanged()
       const pending = this.#execute(call, lane)
       if (pending) {
         pending.then(
           () => {
             lane.running.delete(call)
-            if (this.#actorWaits > 0) this.#lendOfActor()
             this.#run(lane)
-            if (this.#actorIdle && !this.#actorRuns()) this.#actorIdle()
+            if (call.push.lease === 0) this.actor.runningChanged()
           },
           (error: unknown) => this.#runtime.crash(error),
         )
@@ -235,11 +191,11 @@ export class Executor {
     )
     call.running = running
     executable.calls++
-    const target = this.#target(executable)
-    const held: Argument = { values: [], entries: [], extras: [] }
+    const target = executable.template.actor === '' ? executable.function : this.actor.method(executable.template)
+    const held = new CallArguments(this.#runtime)
     let ready: Promise<unknown> | undefined
     try {
-      ready = this.#arguments(push, held)
+      ready = held.load(push)
     } catch (error) {
       return this.#failed(call, held, error)
     }
@@ -252,68 +208,7 @@ export class Executor {
     return this.#invoke(call, target, held)
   }
 
-  #target(executable: Executable): Function | Promise<Function> {
-    const { template } = executable
-    if (template.actor === '') return executable.function
-    const instance = this.#actor?.instance
-    const method = instance?.[template.method]
-    if (typeof method === 'function') return method.bind(instance) as Function
-    return Promise.reject(new TypeError(`actor ${this.#actor?.name ?? template.actor} has no method "${template.method}"`))
-  }
-
-  /** Fills in the arguments; returns a promise when some of them need time. */
-  #arguments(push: Push, held: Argument): Promise<unknown> | undefined {
-    const waits: Promise<unknown>[] = []
-    const assign = (loaded: unknown, use: (value: unknown) => void): void => {
-      if (loaded instanceof Promise) waits.push(loaded.then(use))
-      else use(loaded)
-    }
-    const resolve = (): void => {
-      for (const { index, value } of push.resolved) {
-        if (value)
-          assign(this.#take(value, held), (loaded) => {
-            held.values[index] = loaded
-          })
-      }
-    }
-    if (push.storedArgs) {
-      const list = this.#take(push.storedArgs, held)
-      if (list instanceof Promise) {
-        waits.push(
-          list.then(async (values) => {
-            held.values.push(...(values as unknown[]))
-            const before = waits.length
-            resolve()
-            await Promise.all(waits.slice(before))
-          }),
-        )
-        return Promise.all(waits)
-      }
-      held.values.push(...(list as unknown[]))
-    } else if (push.args.length > 0) held.values.push(...(decode(push.args) as unknown[]))
-    resolve()
-    return waits.length > 0 ? Promise.all(waits) : undefined
-  }
-
-  /** A value that came with a call. What it refers to is held until the call is done, views of it for longer. */
-  #take(value: Value, held: Argument): unknown {
-    const { references, values } = this.#runtime
-    const stored = values.fromWire(value)
-    if (stored.kind === 'bytes' || stored.kind === 'place') {
-      if (stored.extras) held.extras.push(stored.extras)
-    }
-    if (stored.kind !== 'place' || !stored.place.object) return values.load(stored, undefined)
-    const entry = references.borrow(stored.place.object).hold()
-    held.entries.push(entry)
-    return values.load(stored, entry)
-  }
-
-  #release(held: Argument): void {
-    for (const entry of held.entries) entry.unhold()
-    for (const extras of held.extras) this.#runtime.values.letGo(extras)
-  }
-
-  #invoke(call: Call, fn: Function, held: Argument): Promise<void> | undefined {
+  #invoke(call: Call, fn: Function, held: CallArguments): Promise<void> | undefined {
     const running = call.running as RunningTask
     let result: unknown
     try {
@@ -383,7 +278,7 @@ export class Executor {
     }
   }
 
-  #succeeded(call: Call, held: Argument, result: unknown, items: number): Promise<void> | undefined {
+  #succeeded(call: Call, held: CallArguments, result: unknown, items: number): Promise<void> | undefined {
     const { executable, push } = call
     const { returns, name } = executable.template
     let stored: Stored | Promise<Stored> | (Stored | Promise<Stored>)[]
@@ -400,13 +295,13 @@ export class Executor {
       return this.#failed(call, held, error)
     }
     if (!Array.isArray(stored) && !(stored instanceof Promise)) {
-      this.#release(held)
+      held.release()
       this.#finish(call, { results: [stored], items, execMs: this.#elapsed(call) })
       return undefined
     }
     return Promise.all(Array.isArray(stored) ? stored : [stored]).then(
       (results) => {
-        this.#release(held)
+        held.release()
         this.#finish(call, { results, items, execMs: this.#elapsed(call) })
       },
       (error: unknown) => this.#failed(call, held, error),
@@ -417,8 +312,8 @@ export class Executor {
     return performance.now() - (call.running?.startedAt ?? 0)
   }
 
-  async #failed(call: Call, held: Argument, thrown: unknown): Promise<void> {
-    this.#release(held)
+  async #failed(call: Call, held: CallArguments, thrown: unknown): Promise<void> {
+    held.release()
     const { template } = call.executable
     const cancelled = call.running?.cancelled ?? false
     // What the runtime itself refuses (an argument, a result) is reported as it is; user code's errors are wrapped.
@@ -448,108 +343,37 @@ export class Executor {
     }
     this.#runtime.references.whenBorrowed(peer.process, send)
     this.#record(call, error, cancelled)
-    if (executable.template.maxCalls > 0 && executable.calls >= executable.template.maxCalls && push.lease !== 0) this.#retire(call)
+    if (executable.template.maxCalls > 0 && executable.calls >= executable.template.maxCalls && push.lease !== 0) this.#retire()
   }
 
-  #retire(call: Call): void {
+  #retire(): void {
     this.#retiring = true
     for (const [lease, lane] of this.#lanes) {
-      const back = lane.queue.remove(() => true)
-      for (const other of back) this.#calls.delete(key(other))
+      const { owner } = lane
+      if (!owner) continue
       this.#giveBack(
-        call.peer,
+        owner,
         lease,
-        back.map((other) => other.push.task),
-        false,
-        true,
+        lane.queue.remove(() => true),
+        'retiring',
       )
     }
   }
 
   #blockNotice(call: Call, lane: Lane, blocked: boolean): void {
     const { lease } = call.push
-    if (lease === 0) return this.#actorNotice(blocked)
+    if (lease === 0) return this.actor.waits(blocked)
     lane.blocked = blocked
     log(() => `"${call.executable.template.name}" ${blocked ? 'waits for objects and lends its CPU' : 'goes on'}`)
     this.#runtime.sendToNode({ body: { $case: 'leaseBlocked', value: { lease, blocked } } })
-    if (!blocked) return
-    const back = lane.queue.remove(() => true)
-    for (const other of back) this.#calls.delete(key(other))
-    this.#giveBack(
-      call.peer,
-      lease,
-      back.map((other) => other.push.task),
-      true,
-      false,
-    )
-  }
-
-  // ---------------------------------------------------------------- the actor
-
-  #actorNotice(waits: boolean): void {
-    this.#actorWaits += waits ? 1 : -1
-    this.#lendOfActor()
-  }
-
-  #lendOfActor(): void {
-    let running = this.#isConstructing ? 1 : 0
-    for (const lane of this.#groups.values()) running += lane.running.size
-    const lends = this.#actorWaits > 0 && this.#actorWaits >= running
-    if (lends === this.#actorLends) return
-    this.#actorLends = lends
-    this.#runtime.sendToNode({ body: { $case: 'leaseBlocked', value: { lease: 0, blocked: lends } } })
-  }
-
-  /** Makes this worker the home of an actor. */
-  async startActor(start: ActorStart): Promise<void> {
-    const { template, push, owner, ownerAddress, maxConcurrency, concurrencyGroups } = Creation.decode(start.creation)
-    if (!template || !push) throw new BeamlineError('INTERNAL', { what: `actor ${start.actor} came without a constructor call` })
-    const held: Argument = { values: [], entries: [], extras: [] }
-    const running = new RunningTask({ name: template.name, owner, number: 0, lease: 0, attempt: start.incarnation, startedAt: performance.now() }, (blocked) =>
-      this.#actorNotice(blocked),
-    )
-    this.#isConstructing = true
-    try {
-      const executable = new Executable(template, this.#functions, this.#runtime.values)
-      const Class = (await executable.function) as new (...args: unknown[]) => Record<string, unknown>
-      await this.#arguments(push, held)
-      const instance = await runAs(running, async () => new Class(...held.values))
-      this.#actor = { id: start.actor, instance, name: template.name }
-      this.#groups.set('', new Lane(maxConcurrency))
-      for (const [group, limit] of Object.entries(concurrencyGroups)) this.#groups.set(group, new Lane(limit))
-      this.#runtime.sendToNode({ body: { $case: 'actorStarted', value: { actor: start.actor, error: EMPTY, errorText: '' } } })
-    } catch (thrown) {
-      const error = taskError(thrown, `${template.name} constructor`, this.#runtime.process)
-      this.#runtime.sendToNode({
-        body: { $case: 'actorStarted', value: { actor: start.actor, error: encodeError(error), errorText: error.message } },
-      })
-    } finally {
-      this.#isConstructing = false
-      this.#release(held)
-      log(() => `actor ${template.name} for ${owner} at ${ownerAddress}`)
+    if (blocked) {
+      this.#giveBack(
+        call.peer,
+        lease,
+        lane.queue.remove(() => true),
+        'blocked',
+      )
     }
-  }
-
-  /** Lets running calls finish, disposes of the actor, and resolves. */
-  async stopActor(): Promise<void> {
-    for (const lane of this.#groups.values()) lane.limit = 0
-    if (this.#actorRuns()) {
-      await new Promise<void>((resolve) => {
-        this.#actorIdle = resolve
-      })
-    }
-    await this.disposeActor()
-  }
-
-  /** Runs the actor's dispose method, whatever else runs. */
-  async disposeActor(): Promise<void> {
-    const instance = this.#actor?.instance as Partial<AsyncDisposable & Disposable> | undefined
-    await (instance?.[Symbol.asyncDispose] ?? instance?.[Symbol.dispose])?.call(instance)
-  }
-
-  #actorRuns(): boolean {
-    for (const lane of this.#groups.values()) if (lane.running.size > 0) return true
-    return false
   }
 
   // ---------------------------------------------------------------- records
@@ -557,11 +381,7 @@ export class Executor {
   #record(call: Call, error: Error | undefined, cancelled: boolean): void {
     const { running, push, executable, peer } = call
     if (!running) return
-    if (this.#events.length >= LIMITS.taskEventsHeldMax) {
-      this.#eventsDropped++
-      return
-    }
-    this.#events.push({
+    this.events.add({
       task: `${peer.process}:${push.task}`,
       name: executable.template.name,
       worker: this.#runtime.process,
@@ -571,29 +391,6 @@ export class Executor {
       state: cancelled ? 'CANCELLED' : error ? 'FAILED' : 'FINISHED',
       errorCode: BeamlineError.is(error) ? error.code : '',
     })
-    this.#eventTimer ??= setTimeout(() => this.flushEvents(), LIMITS.taskEventsIntervalMs)
-  }
-
-  flushEvents(): void {
-    clearTimeout(this.#eventTimer)
-    this.#eventTimer = undefined
-    if (this.#events.length === 0) return
-    this.#runtime.sendToNode({ body: { $case: 'taskEvents', value: { events: this.#events, dropped: this.#eventsDropped } } })
-    this.#events = []
-    this.#eventsDropped = 0
-  }
-
-  /** Calls that wait or run here, for `list tasks`. */
-  *calls(): Iterable<{
-    readonly name: string
-    readonly owner: string
-    readonly task: number
-    readonly running: boolean
-    readonly startedAt: number | undefined
-  }> {
-    for (const { executable, peer, push, running } of this.#calls.values()) {
-      yield { name: executable.template.name, owner: peer.process, task: push.task, running: running !== undefined, startedAt: running?.startedAt }
-    }
   }
 }
 

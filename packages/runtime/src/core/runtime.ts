@@ -246,7 +246,7 @@ export class Runtime implements ReferencePort, PeerPort {
       case 'actorCreated':
         return this.actors.created(body.value.request, body.value.actor, body.value.handle, body.value.failure)
       case 'actorStart':
-        void this.executor.startActor(body.value)
+        void this.executor.actor.start(body.value)
         return
       case 'actorState':
         return this.actors.stateChanged(body.value)
@@ -383,7 +383,7 @@ export class Runtime implements ReferencePort, PeerPort {
     this.groups.failAll(error)
     this.references.failAll(error)
     this.store.fail(error)
-    this.executor.flushEvents()
+    this.executor.events.flush()
     this.peers.close()
     if (!this.lost) {
       const closed = once(this.events, 'closed')

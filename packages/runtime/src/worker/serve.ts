@@ -41,9 +41,9 @@ function prepare(runtime: Runtime): void {
     void runtime.close(false, 'the worker ends').finally(() => process.exit(0))
   }
   // The actor may put its things in order; the node does not wait for long.
-  runtime.events.on('exit', () => void runtime.executor.disposeActor().then(end, end))
+  runtime.events.on('exit', () => void runtime.executor.actor.dispose().then(end, end))
   runtime.events.on('terminate', () => {
-    runtime.executor.stopActor().then(end, (error: unknown) => runtime.crash(error))
+    runtime.executor.actor.stop().then(end, (error: unknown) => runtime.crash(error))
   })
   runtime.events.once('closed', (error) => {
     if (error) endWithNode()
