@@ -13,6 +13,7 @@ import * as grpc from '@grpc/grpc-js'
 import { BeamlineError } from '../errors.ts'
 import { NodeFrame, type NodeMessage, ProcessFrame, type ProcessMessage } from './gen/node.ts'
 import { PeerFrame, type PeerMessage } from './gen/peer.ts'
+import { frameArrived } from './polling.ts'
 
 /** A full frame is sent at once instead of at the end of the turn. */
 const FRAME_MESSAGES_MAX = 256
@@ -105,6 +106,7 @@ class StreamLink<Out, In> implements Link<Out, In> {
     this.#stream = stream
     this.closed = new Promise((resolve) => this.onClose(resolve))
     stream.on('data', (messages) => {
+      frameArrived(messages.length)
       const handler = this.#handler
       if (handler) for (const message of messages) handler(message)
     })

@@ -307,5 +307,5 @@ test.runIf(process.platform === 'linux')('a process that dies with its parent is
   await once(lines, 'close') // the child holds the other end of the pipe until it is dead
   // Its pipe closes while it ends; dead it may not yet have been reaped by whoever adopted it.
   const state = (): string => (existsSync(`/proc/${pid}/stat`) ? readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]![0]! : 'gone')
-  await vi.waitUntil(() => ['gone', 'Z', 'X'].includes(state()))
+  await vi.waitFor(() => expect(['gone', 'Z', 'X']).toContain(state()))
 })
