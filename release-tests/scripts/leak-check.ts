@@ -13,8 +13,8 @@ import { OK, Server, echoBytes, holdings, readNested, smallValue } from './workl
 
 const WORKERS = 2
 const BATCH = 1000
-/** The full form fills the history of 100,000 calls that a daemon keeps, so that its growth does not count. */
-const WARM_UP_BATCHES = SMOKE ? 10 : 110
+/** Long enough that both workers are up and their heaps have the size that this load gives them; the full form also fills the daemon's history of calls. */
+const WARM_UP_BATCHES = SMOKE ? 50 : 300
 const BATCHES = SMOKE ? 30 : 500
 const OBJECT_BYTES = 200 * 1024
 /** Workers that were started beside those that wait for an object end soon, so that counts of processes can be compared. */
