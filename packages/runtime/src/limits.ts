@@ -42,6 +42,8 @@ export const LIMITS = {
   refsPerWaitMax: 1_000_000,
   /** A shipped function larger than this is refused. */
   functionBytesMax: 104_857_600,
+  /** Functions that came inside values and are kept for when they come again. */
+  functionsKeptMax: 1_000,
   /** How long `init` waits for the daemon. */
   startMs: 20_000,
   /** How long a stop in order may take before what is left is killed. */

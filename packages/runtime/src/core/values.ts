@@ -166,11 +166,15 @@ export class Values {
   #loadFunction(shipped: Shipped, internalize: (index: number) => unknown): Promise<Function> {
     if (shipped.externals.length > 0) return load(shipped.bytes, shipped.externals.map(internalize))
     let loaded = this.#loaded.get(shipped.hash)
-    if (!loaded) {
+    if (loaded)
+      this.#loaded.delete(shipped.hash) // to the end: the first is the one unused for longest
+    else {
       loaded = load(shipped.bytes, [])
-      this.#loaded.set(shipped.hash, loaded)
       loaded.catch(() => this.#loaded.delete(shipped.hash))
     }
+    this.#loaded.set(shipped.hash, loaded)
+    const [oldest] = this.#loaded.keys()
+    if (this.#loaded.size > LIMITS.functionsKeptMax && oldest !== undefined) this.#loaded.delete(oldest)
     return loaded
   }
 
