@@ -98,9 +98,11 @@ export async function init(options: InitOptions = {}): Promise<Cluster> {
   if (currentOrNone() || starting) throw new BeamlineError('ALREADY_INITIALIZED', {})
   checkNames('init', options, INIT_OPTIONS)
   starting = true
+  const release = endBetweenTurns()
   try {
     return await start(options)
   } finally {
+    release()
     starting = false
   }
 }
@@ -223,6 +225,22 @@ export async function shutdown(): Promise<void> {
 
 let interrupted = false
 let onSignal: ((signal: NodeJS.Signals) => void) | undefined
+
+/**
+ * While a cluster starts, a signal ends the program between turns only: never between the making of the cluster's files and the start of the
+ * daemon that removes them.
+ */
+function endBetweenTurns(): () => void {
+  const end = (signal: NodeJS.Signals): void => {
+    if (process.listenerCount(signal) === 1) process.exit(128 + constants.signals[signal])
+  }
+  process.on('SIGINT', end)
+  process.on('SIGTERM', end)
+  return () => {
+    process.off('SIGINT', end)
+    process.off('SIGTERM', end)
+  }
+}
 
 /** Ctrl-C once: cancel, stop the cluster, exit with 130. Twice: at once. Programs with a handler of their own keep it. */
 function installSignalHandlers(daemon: DaemonHandle | undefined): void {
