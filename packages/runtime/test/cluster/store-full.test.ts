@@ -1,6 +1,7 @@
 /** A small object store that runs full: reuse, back-pressure, and errors that name who holds it. Real processes. */
 import { type BeamlineError, get, init, type ObjectRef, put, remote, shutdown } from '@beamline/runtime'
-import { afterAll, beforeAll, expect, test } from 'vitest'
+import { afterAll, beforeAll, expect, test, vi } from 'vitest'
+import { current } from '../../src/core/current.ts'
 import { failure } from './helpers.ts'
 
 const MiB = 1024 ** 2
@@ -48,9 +49,11 @@ test('a put waits for room that others make', async () => {
   const held: ObjectRef<Uint8Array>[] = []
   for (let i = 0; i < 3; i++) held.push(await put(new Uint8Array(10 * MiB)))
   const waiting = put(new Uint8Array(40 * MiB).fill(5))
-  setTimeout(() => {
-    for (const ref of held) ref.release()
-  }, 200)
+  await vi.waitUntil(async () => {
+    const { nodes } = (await current().query('status', 0)) as { nodes: { store: { waiting: number } }[] }
+    return nodes[0]!.store.waiting === 1
+  })
+  for (const ref of held) ref.release()
   expect((await get(await waiting)).at(-1)).toBe(5)
 })
 
