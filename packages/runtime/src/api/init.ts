@@ -213,6 +213,7 @@ function jobConfig(options: InitOptions): JobConfig {
     execArgv: inheritedFlags(process.execArgv),
     env: { ...options.env },
     logToDriver: options.logToDriver ?? true,
+    package: '',
   }
 }
 

@@ -63,7 +63,18 @@ export function toShape(options: ResourceOptions, defaultCpus: number): Shape {
     if (bundleIndex >= bundles)
       invalid('bundleIndex', bundleIndex, placementGroup ? `below ${bundles}, the bundles of the group` : 'a placementGroup beside it')
   }
-  return { resources: toResources(options, defaultCpus), env: { ...env }, placementGroup: placementGroup?.id ?? '', bundle: bundleIndex ?? -1 }
+  return {
+    resources: toResources(options, defaultCpus),
+    env: { ...env },
+    placementGroup: placementGroup?.id ?? '',
+    bundle: bundleIndex ?? -1,
+    spread: false,
+    node: '',
+    soft: false,
+    labels: {},
+    prefers: '',
+    package: '',
+  }
 }
 
 /** Refuses names that no option has: a misspelt option would silently do nothing. */

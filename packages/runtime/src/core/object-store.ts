@@ -89,7 +89,7 @@ export class ObjectStore {
       this.#pool!.free(block.segment, block.offset, block.bytes)
       throw error
     }
-    return { path: block.path, segment: block.segment, offset: block.offset, bytes: encoded.byteLength, object }
+    return { path: block.path, segment: block.segment, offset: block.offset, bytes: encoded.byteLength, object, node: '' }
   }
 
   /** The bytes of a place; `onCollected` runs when no view of them is left. */
@@ -109,14 +109,14 @@ export class ObjectStore {
   /** The owner learned where its object lies. */
   own(place: Place, object: number, label: string): void {
     this.ownedBytes += place.bytes
-    this.#changes.push({ added: { segment: place.segment, offset: place.offset, bytes: place.bytes, object, label } })
+    this.#changes.push({ added: { segment: place.segment, offset: place.offset, bytes: place.bytes, object, label, node: place.node } })
     this.#schedule()
   }
 
   /** The owner needs its object no longer. */
   disown(place: Place): void {
     this.ownedBytes -= place.bytes
-    this.#changes.push({ freed: { segment: place.segment, offset: place.offset, bytes: place.bytes } })
+    this.#changes.push({ freed: { segment: place.segment, offset: place.offset, bytes: place.bytes, node: place.node } })
     this.#schedule()
     if (this.#mine.has(place.segment)) this.#pool?.free(place.segment, place.offset, place.bytes)
   }

@@ -128,7 +128,7 @@ export class Peers {
     if (known) return known
     const peer = new Peer(dial(PEER_SERVICE, address, this.#token, true), process, address)
     this.#byProcess.set(process, peer)
-    peer.link.send({ body: { $case: 'introduce', value: { process: this.#process, address: this.#address } } })
+    peer.link.send({ body: { $case: 'introduce', value: { process: this.#process, address: this.#address, node: '' } } })
     this.#receive(peer)
     return peer
   }

@@ -145,7 +145,7 @@ export class References implements EntryHome {
     if (entry.owner === undefined || entry.stored || entry.producer) return
     entry.producer = { label: 'fetch' }
     if (this.#newBorrows.size > 0) this.#flushBorrows()
-    this.#port.send(entry.owner, entry.ownerAddress ?? '', { body: { $case: 'objectRequest', value: { objects: [entry.number] } } })
+    this.#port.send(entry.owner, entry.ownerAddress ?? '', { body: { $case: 'objectRequest', value: { objects: [entry.number], lost: undefined } } })
   }
 
   objectArrived(owner: string, number: number, value: Value): void {

@@ -288,7 +288,7 @@ export class Runtime implements ReferencePort, PeerPort {
         this.#stopReason = body.value.reason
         this.events.emit('exit', body.value.reason)
         return
-      case 'welcome':
+      default:
         return
     }
   }

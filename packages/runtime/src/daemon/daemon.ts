@@ -171,7 +171,7 @@ export class Daemon {
     const { session, total, storeBytes } = this.#config
     this.#send(id, {
       $case: 'welcome',
-      value: { cluster: session.cluster, node: session.node, total, storeBytes, sessionDir: session.dir, storeDir: session.storeDir },
+      value: { cluster: session.cluster, node: session.node, total, storeBytes, sessionDir: session.dir, storeDir: session.storeDir, host: '' },
     })
     this.#handle({ kind: 'process-attached', process: id, processKind: kind, pid, address, job })
     return attached
@@ -234,7 +234,7 @@ export class Daemon {
         if (from.hello.kind === 'cli' || (this.#config.embedded && from.hello.pid === this.#config.starterPid)) void this.stop(body.value.reason, STOP_GRACE_MS)
         return
       default:
-        body satisfies never
+        return
     }
   }
 

@@ -99,7 +99,10 @@ export class SegmentStore {
         break
       }
       case 'blocksFreed':
-        send(instruction.process, { $case: 'blocksFreed', value: { places: [...instruction.places], retired: instruction.retired } })
+        send(instruction.process, {
+          $case: 'blocksFreed',
+          value: { places: instruction.places.map((place) => ({ ...place, node: '' })), retired: instruction.retired },
+        })
         break
       case 'releaseMemory':
         for (const process of this.#options.processes()) send(process, { $case: 'releaseMemory', value: {} })

@@ -161,6 +161,10 @@ export class GroupTable {
   }
 
   #tell(process: string, group: PlacementGroup): void {
-    this.#out({ kind: 'send', process, message: { $case: 'groupState', value: { group: group.id, state: group.state, cause: group.cause } } })
+    this.#out({
+      kind: 'send',
+      process,
+      message: { $case: 'groupState', value: { group: group.id, state: group.state, cause: group.cause, nodes: [...group.nodes] } },
+    })
   }
 }

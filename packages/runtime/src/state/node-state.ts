@@ -237,7 +237,7 @@ export class NodeState {
       const details = { what: `"${event.label}"`, got: JSON.stringify(event.shape?.resources), expected: 'whole, not negative amounts' }
       send(tables, process.id, {
         $case: 'infeasible',
-        value: { key: event.key, text: 'amounts that are no amounts', detailsJson: JSON.stringify({ code: 'INVALID_ARGUMENT', ...details }) },
+        value: { key: event.key, text: 'amounts that are no amounts', detailsJson: JSON.stringify({ code: 'INVALID_ARGUMENT', ...details }), waits: false },
       })
       return
     }
@@ -260,7 +260,7 @@ export class NodeState {
       if (entry.refused) return
       entry.refused = true
       entry.reason = text
-      send(tables, entry.process.id, { $case: 'infeasible', value: { key: entry.key, text, detailsJson: JSON.stringify({ code, ...details }) } })
+      send(tables, entry.process.id, { $case: 'infeasible', value: { key: entry.key, text, detailsJson: JSON.stringify({ code, ...details }), waits: false } })
       return
     }
     tables.queue.splice(tables.queue.indexOf(entry), 1)

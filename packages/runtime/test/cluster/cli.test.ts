@@ -1,4 +1,5 @@
 /** The command line as scripts use it: arguments in; status, stdout and stderr out. */
+import { ANYWHERE } from '../shapes.ts'
 import { spawn } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -114,7 +115,7 @@ describe('with a head that runs', () => {
       $case: 'leaseDemand',
       value: {
         key: 1,
-        shape: { resources: { cpus: 10_000, gpus: 0, memoryBytes: 0, custom: {} }, env: {}, placementGroup: '', bundle: -1 },
+        shape: { resources: { cpus: 10_000, gpus: 0, memoryBytes: 0, custom: {} }, env: {}, placementGroup: '', bundle: -1, ...ANYWHERE },
         wanted: 1,
         backlog: 1,
         label: 'sum',

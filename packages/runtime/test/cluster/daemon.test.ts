@@ -91,8 +91,8 @@ test('a wrong token is refused, and garbage does not disturb the others', async 
   expect(details({ code: '', detailsJson: (await driver.next('infeasible', (value) => value.key === 8)).detailsJson })['code']).toBe('INVALID_ARGUMENT')
   driver.send({ $case: 'segmentRequest', value: { request: 1, bytes: -5 } })
   expect((await driver.next('segmentGrant')).failure?.code).toBe('INVALID_ARGUMENT')
-  driver.send({ $case: 'objectsAdded', value: { objects: [{ segment: 'x', offset: -1, bytes: Number.POSITIVE_INFINITY, object: 1, label: '' }] } })
-  driver.send({ $case: 'objectsFreed', value: { places: [{ segment: 'x', offset: 1, bytes: 1 }] } })
+  driver.send({ $case: 'objectsAdded', value: { objects: [{ segment: 'x', offset: -1, bytes: Number.POSITIVE_INFINITY, object: 1, label: '', node: '' }] } })
+  driver.send({ $case: 'objectsFreed', value: { places: [{ segment: 'x', offset: 1, bytes: 1, node: '' }] } })
   driver.send({ $case: 'queryReply', value: { request: 99, json: '{' } })
   driver.send({ $case: 'groupCreate', value: { group: 'g', name: '', strategy: 'ODD', bundles: [], detached: false } })
   expect((await driver.next('groupState')).cause?.code).toBe('INVALID_ARGUMENT')
@@ -214,7 +214,7 @@ test('segments are granted, objects are listed, and a process that goes leaves n
   driver.send({ $case: 'segmentRequest', value: { request: 1, bytes: 5_000_000 } })
   const { segment, path, bytes } = await driver.next('segmentGrant')
   expect([statSync(path).mode & 0o777, statSync(path).size, bytes >= 5_000_000]).toEqual([0o600, bytes, true])
-  driver.send({ $case: 'objectsAdded', value: { objects: [{ segment, offset: 0, bytes: 4_096, object: 3, label: 'put' }] } })
+  driver.send({ $case: 'objectsAdded', value: { objects: [{ segment, offset: 0, bytes: 4_096, object: 3, label: 'put', node: '' }] } })
   interface Objects {
     readonly rows: { object: string; bytes: number; label: string }[]
     readonly silent: number

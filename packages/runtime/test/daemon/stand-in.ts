@@ -1,4 +1,5 @@
 /** A daemon with stand-in workers, and a driver made of a link only, for tests of the daemon alone. */
+import { ANYWHERE } from '../shapes.ts'
 import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { type DaemonHandle, type StartDaemonOptions, startDaemon } from '../../src/daemon/start.ts'
@@ -16,6 +17,7 @@ export const shapeOf = (resources: Partial<Resources> = CPU, env: Record<string,
   env,
   placementGroup,
   bundle,
+  ...ANYWHERE,
 })
 
 export async function startTestDaemon(options: Partial<StartDaemonOptions> = {}): Promise<DaemonHandle & AsyncDisposable> {
@@ -45,7 +47,7 @@ export class StandInDriver {
       this.#closed = error
       this.#wake()
     })
-    const job = { name: 'test.ts', namespace: '', cwd: process.cwd(), entry: '/test.ts', execArgv: [], env: {}, logToDriver: true, ...options.job }
+    const job = { name: 'test.ts', namespace: '', cwd: process.cwd(), entry: '/test.ts', execArgv: [], env: {}, logToDriver: true, package: '', ...options.job }
     const kind = options.kind ?? 'driver'
     this.send({ $case: 'hello', value: { process: this.id, kind, pid: options.pid ?? process.pid, address: '', job: kind === 'driver' ? job : undefined } })
   }

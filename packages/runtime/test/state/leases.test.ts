@@ -198,7 +198,9 @@ test('what can never be given is refused at once, with what is wanted and what t
   machine.take()
   const text = '"f1" asks for 3 cpus, which this cluster can never give: it has 2 cpus, 1000 B of memory'
   const details = { code: 'INFEASIBLE', what: '"f1"', wanted: '3 cpus', has: '2 cpus, 1000 B of memory' }
-  expect(machine.demand('d1', 1, 1, shape({ cpus: 30_000 })).take()).toEqual([send('d1', 'infeasible', { key: 1, text, detailsJson: JSON.stringify(details) })])
+  expect(machine.demand('d1', 1, 1, shape({ cpus: 30_000 })).take()).toEqual([
+    send('d1', 'infeasible', { key: 1, text, detailsJson: JSON.stringify(details), waits: false }),
+  ])
   const [tape] = machine.demand('d1', 2, 1, shape({ custom: { tape: 1 } })).sent('d1')
   expect(tape).toMatchObject(['infeasible', { key: 2, text: expect.stringContaining('0.0001 of "tape"') }])
   const [negative] = machine.demand('d1', 3, 1, shape({ cpus: -1 })).sent('d1')

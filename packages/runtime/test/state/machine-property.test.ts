@@ -2,6 +2,7 @@
  * Random sequences of events, sensible and not, against the invariants of state/invariants.ts (checked inside the machine after each event)
  * and against promises that need more than one event.
  */
+import { ANYWHERE } from '../shapes.ts'
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
 import { checkControl, checkNode } from '../../src/state/invariants.ts'
@@ -22,12 +23,14 @@ const resources = fc.record({
   custom: fc.oneof(often(8, {}), often(1, { tape: 10_000 }, { moon: 10_000 })),
 })
 const bundle = fc.record({ cpus: fc.constantFrom(0, 5_000, 10_000), gpus: fc.constantFrom(0, 0, 5_000, 10_000) }).map(amounts)
-const shapes = fc.record({
-  resources,
-  env: fc.oneof(often(8, {}), often(1, { A: '1' }, { NODE_OPTIONS: '--x' })),
-  placementGroup: fc.oneof(often(3, ''), often(2, ...GROUPS)),
-  bundle: fc.constantFrom(-1, -1, 0, 1, 5),
-})
+const shapes = fc
+  .record({
+    resources,
+    env: fc.oneof(often(8, {}), often(1, { A: '1' }, { NODE_OPTIONS: '--x' })),
+    placementGroup: fc.oneof(often(3, ''), often(2, ...GROUPS)),
+    bundle: fc.constantFrom(-1, -1, 0, 1, 5),
+  })
+  .map((of) => ({ ...of, ...ANYWHERE }))
 
 type Op = (machine: TestMachine) => void
 type Pick = (machine: TestMachine) => string

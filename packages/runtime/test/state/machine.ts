@@ -1,10 +1,11 @@
 /** Drives a MachineState in tests: short events, workers that start when told, and what was sent to whom. */
+import { ANYWHERE } from '../shapes.ts'
 import type { ActorCreate, JobConfig, Resources, Shape } from '../../src/net/gen/node.ts'
 import type { EdgeInstruction, MessageBody } from '../../src/state/events.ts'
 import { type MachineEvent, MachineState } from '../../src/state/machine-state.ts'
 import { NODE_DEFAULTS, type NodeConfig } from '../../src/state/node-tables.ts'
 
-export const JOB: JobConfig = { name: 'app.ts', namespace: '', cwd: '/app', entry: '/app/app.ts', execArgv: [], env: {}, logToDriver: true }
+export const JOB: JobConfig = { name: 'app.ts', namespace: '', cwd: '/app', entry: '/app/app.ts', execArgv: [], env: {}, logToDriver: true, package: '' }
 
 export const amounts = (from: Partial<Resources>): Resources => ({ cpus: 0, gpus: 0, memoryBytes: 0, custom: {}, ...from })
 export const shape = (resources: Partial<Resources>, more: Partial<Shape> = {}): Shape => ({
@@ -12,6 +13,7 @@ export const shape = (resources: Partial<Resources>, more: Partial<Shape> = {}):
   env: {},
   placementGroup: '',
   bundle: -1,
+  ...ANYWHERE,
   ...more,
 })
 export const ONE_CPU: Shape = shape({ cpus: 10_000 })

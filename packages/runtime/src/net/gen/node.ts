@@ -50,9 +50,26 @@ export interface Shape {
   placementGroup: string;
   /** -1: any bundle of the group */
   bundle: number;
+  /** over as many nodes as possible, instead of the hybrid policy */
+  spread: boolean;
+  /** affinity: "" for none */
+  node: string;
+  /** `node` is a wish: any node when that one is gone or cannot */
+  soft: boolean;
+  /** label -> "v", "!v", "in(a,b)", "!in(a,b)"; a node must match all */
+  labels: { [key: string]: string };
+  /** node that holds most of the arguments' bytes: a hint, "" for none */
+  prefers: string;
+  /** digest of the code root that the worker runs in, "" for the job's own */
+  package: string;
 }
 
 export interface Shape_EnvEntry {
+  key: string;
+  value: string;
+}
+
+export interface Shape_LabelsEntry {
   key: string;
   value: string;
 }
@@ -86,6 +103,12 @@ export interface ProcessMessage {
     | { $case: "query"; value: Query }
     | { $case: "queryReply"; value: QueryReply }
     | { $case: "shutdown"; value: Shutdown }
+    | { $case: "objectPin"; value: ObjectPin }
+    | { $case: "objectUnpin"; value: ObjectUnpin }
+    | { $case: "objectRecover"; value: ObjectRecover }
+    | { $case: "processSuspect"; value: ProcessSuspect }
+    | { $case: "packagePut"; value: PackagePut }
+    | { $case: "drain"; value: Drain }
     | undefined;
 }
 
@@ -114,6 +137,8 @@ export interface JobConfig {
   /** variables that the driver wants in its workers */
   env: { [key: string]: string };
   logToDriver: boolean;
+  /** digest of the code root; "" when all workers are on the driver's machine */
+  package: string;
 }
 
 export interface JobConfig_EnvEntry {
@@ -243,6 +268,8 @@ export interface StoredObject {
   object: number;
   /** task or call that made it */
   label: string;
+  /** where the segment is; "" for the node of the sender */
+  node: string;
 }
 
 export interface ObjectsFreed {
@@ -253,6 +280,63 @@ export interface StoredPlace {
   segment: string;
   offset: number;
   bytes: number;
+  node: string;
+}
+
+/**
+ * A process wants to read an object: answered by ObjectPinned once its bytes are mapped memory of this machine, wherever they were before
+ * (another node, a spill file). The memory stays as it is until ObjectUnpin or the death of the process.
+ */
+export interface ObjectPin {
+  /** chosen by the process, unique in it */
+  pin: number;
+  owner: string;
+  object: number;
+  /** where its primary copy is */
+  node: string;
+  /** there */
+  place:
+    | StoredPlace
+    | undefined;
+  /** get | wait | argument: who comes first when there is not room for all */
+  use: string;
+  ownerAddress: string;
+}
+
+export interface ObjectUnpin {
+  pins: number[];
+}
+
+/** From the owner of objects whose node is gone: is there another copy? It becomes the primary one. */
+export interface ObjectRecover {
+  request: number;
+  object: number;
+  lostNode: string;
+  bytes: number;
+  label: string;
+}
+
+/** The link to that process broke and does not come back. Answered by ProcessLost if it is dead; by nothing while it lives. */
+export interface ProcessSuspect {
+  process: string;
+  node: string;
+}
+
+/** A packed code root (gzip of a tar). Answered by PackageStored, also when it is known already. */
+export interface PackagePut {
+  request: number;
+  digest: string;
+  chunk: Uint8Array;
+  offset: number;
+  bytes: number;
+}
+
+/** No new work for the node; it leaves when what runs is done or `deadline_ms` are over. */
+export interface Drain {
+  request: number;
+  node: string;
+  deadlineMs: number;
+  reason: string;
 }
 
 /** Finished or failed task attempts, for `list tasks` and `timeline`. Bounded at both ends. */
@@ -311,6 +395,13 @@ export interface NodeMessage {
     | { $case: "queryReply"; value: QueryReply }
     | { $case: "assign"; value: Assign }
     | { $case: "exit"; value: Exit }
+    | { $case: "objectPinned"; value: ObjectPinned }
+    | { $case: "objectRecovered"; value: ObjectRecovered }
+    | { $case: "processLost"; value: ProcessLost }
+    | { $case: "nodeLost"; value: NodeLost }
+    | { $case: "controlLost"; value: ControlLost }
+    | { $case: "packageStored"; value: PackageStored }
+    | { $case: "drained"; value: Drained }
     | undefined;
 }
 
@@ -324,6 +415,8 @@ export interface Welcome {
   sessionDir: string;
   /** segments */
   storeDir: string;
+  /** where processes of this node listen for those of others; "": this cluster has one machine */
+  host: string;
 }
 
 export interface LeaseGranted {
@@ -390,9 +483,13 @@ export interface ActorTerminate {
 
 export interface GroupState {
   group: string;
-  /** PENDING | CREATED | REMOVED */
+  /** PENDING | CREATED | RESCHEDULING | REMOVED */
   state: string;
-  cause: Failure | undefined;
+  cause:
+    | Failure
+    | undefined;
+  /** bundle -> node, once CREATED */
+  nodes: string[];
 }
 
 export interface SegmentGrant {
@@ -413,10 +510,12 @@ export interface BlocksFreed {
 export interface ReleaseMemory {
 }
 
+/** waits: no node has that now, but nodes may join: what is queued stays queued. */
 export interface Infeasible {
   key: number;
   text: string;
   detailsJson: string;
+  waits: boolean;
 }
 
 export interface LogLines {
@@ -443,6 +542,52 @@ export interface Assign_EnvEntry {
 
 export interface Exit {
   reason: string;
+}
+
+export interface ObjectPinned {
+  pin: number;
+  path: string;
+  segment: string;
+  offset: number;
+  bytes: number;
+  failure: Failure | undefined;
+}
+
+export interface ObjectRecovered {
+  request: number;
+  node: string;
+  segment: string;
+  offset: number;
+  failure: Failure | undefined;
+}
+
+/** That process is dead: links to it end, what it owned is lost. */
+export interface ProcessLost {
+  process: string;
+  cause: Failure | undefined;
+}
+
+/** A node was declared dead, or left. Everything on it is gone: workers, leases, objects, processes. */
+export interface NodeLost {
+  node: string;
+  number: number;
+  cause: Failure | undefined;
+}
+
+/** `lost`: the head is gone; requests to it wait. Not lost: a head is back that may not know what was asked before: ask again. */
+export interface ControlLost {
+  lost: boolean;
+  reason: string;
+}
+
+export interface PackageStored {
+  request: number;
+  failure: Failure | undefined;
+}
+
+export interface Drained {
+  request: number;
+  failure: Failure | undefined;
 }
 
 function createBaseProcessFrame(): ProcessFrame {
@@ -677,7 +822,18 @@ export const Resources_CustomEntry: MessageFns<Resources_CustomEntry> = {
 };
 
 function createBaseShape(): Shape {
-  return { resources: undefined, env: {}, placementGroup: "", bundle: 0 };
+  return {
+    resources: undefined,
+    env: {},
+    placementGroup: "",
+    bundle: 0,
+    spread: false,
+    node: "",
+    soft: false,
+    labels: {},
+    prefers: "",
+    package: "",
+  };
 }
 
 export const Shape: MessageFns<Shape> = {
@@ -693,6 +849,24 @@ export const Shape: MessageFns<Shape> = {
     }
     if (message.bundle !== 0) {
       writer.uint32(32).int32(message.bundle);
+    }
+    if (message.spread !== false) {
+      writer.uint32(40).bool(message.spread);
+    }
+    if (message.node !== "") {
+      writer.uint32(50).string(message.node);
+    }
+    if (message.soft !== false) {
+      writer.uint32(56).bool(message.soft);
+    }
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      Shape_LabelsEntry.encode({ key: key as any, value }, writer.uint32(66).fork()).join();
+    });
+    if (message.prefers !== "") {
+      writer.uint32(74).string(message.prefers);
+    }
+    if (message.package !== "") {
+      writer.uint32(82).string(message.package);
     }
     return writer;
   },
@@ -745,6 +919,57 @@ export const Shape: MessageFns<Shape> = {
             message.bundle = reader.int32();
             continue;
           }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.spread = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.soft = reader.bool();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            const entry8 = Shape_LabelsEntry.decode(reader, reader.uint32());
+            if (entry8.value !== undefined) {
+              message.labels[entry8.key] = entry8.value;
+            }
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.prefers = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.package = reader.string();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -783,6 +1008,63 @@ export const Shape_EnvEntry: MessageFns<Shape_EnvEntry> = {
     try {
       const end = length === undefined ? reader.len : reader.pos + length;
       const message = createBaseShape_EnvEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseShape_LabelsEntry(): Shape_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const Shape_LabelsEntry: MessageFns<Shape_LabelsEntry> = {
+  encode(message: Shape_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Shape_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseShape_LabelsEntry();
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
@@ -938,6 +1220,24 @@ export const ProcessMessage: MessageFns<ProcessMessage> = {
         break;
       case "shutdown":
         Shutdown.encode(message.body.value, writer.uint32(162).fork()).join();
+        break;
+      case "objectPin":
+        ObjectPin.encode(message.body.value, writer.uint32(170).fork()).join();
+        break;
+      case "objectUnpin":
+        ObjectUnpin.encode(message.body.value, writer.uint32(178).fork()).join();
+        break;
+      case "objectRecover":
+        ObjectRecover.encode(message.body.value, writer.uint32(186).fork()).join();
+        break;
+      case "processSuspect":
+        ProcessSuspect.encode(message.body.value, writer.uint32(194).fork()).join();
+        break;
+      case "packagePut":
+        PackagePut.encode(message.body.value, writer.uint32(202).fork()).join();
+        break;
+      case "drain":
+        Drain.encode(message.body.value, writer.uint32(210).fork()).join();
         break;
     }
     return writer;
@@ -1116,6 +1416,54 @@ export const ProcessMessage: MessageFns<ProcessMessage> = {
             message.body = { $case: "shutdown", value: Shutdown.decode(reader, reader.uint32()) };
             continue;
           }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.body = { $case: "objectPin", value: ObjectPin.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 22: {
+            if (tag !== 178) {
+              break;
+            }
+
+            message.body = { $case: "objectUnpin", value: ObjectUnpin.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 23: {
+            if (tag !== 186) {
+              break;
+            }
+
+            message.body = { $case: "objectRecover", value: ObjectRecover.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 24: {
+            if (tag !== 194) {
+              break;
+            }
+
+            message.body = { $case: "processSuspect", value: ProcessSuspect.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 25: {
+            if (tag !== 202) {
+              break;
+            }
+
+            message.body = { $case: "packagePut", value: PackagePut.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 26: {
+            if (tag !== 210) {
+              break;
+            }
+
+            message.body = { $case: "drain", value: Drain.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -1220,7 +1568,7 @@ export const Hello: MessageFns<Hello> = {
 };
 
 function createBaseJobConfig(): JobConfig {
-  return { name: "", namespace: "", cwd: "", entry: "", execArgv: [], env: {}, logToDriver: false };
+  return { name: "", namespace: "", cwd: "", entry: "", execArgv: [], env: {}, logToDriver: false, package: "" };
 }
 
 export const JobConfig: MessageFns<JobConfig> = {
@@ -1245,6 +1593,9 @@ export const JobConfig: MessageFns<JobConfig> = {
     });
     if (message.logToDriver !== false) {
       writer.uint32(56).bool(message.logToDriver);
+    }
+    if (message.package !== "") {
+      writer.uint32(66).string(message.package);
     }
     return writer;
   },
@@ -1319,6 +1670,14 @@ export const JobConfig: MessageFns<JobConfig> = {
             }
 
             message.logToDriver = reader.bool();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.package = reader.string();
             continue;
           }
         }
@@ -2390,7 +2749,7 @@ export const ObjectsAdded: MessageFns<ObjectsAdded> = {
 };
 
 function createBaseStoredObject(): StoredObject {
-  return { segment: "", offset: 0, bytes: 0, object: 0, label: "" };
+  return { segment: "", offset: 0, bytes: 0, object: 0, label: "", node: "" };
 }
 
 export const StoredObject: MessageFns<StoredObject> = {
@@ -2409,6 +2768,9 @@ export const StoredObject: MessageFns<StoredObject> = {
     }
     if (message.label !== "") {
       writer.uint32(42).string(message.label);
+    }
+    if (message.node !== "") {
+      writer.uint32(50).string(message.node);
     }
     return writer;
   },
@@ -2464,6 +2826,14 @@ export const StoredObject: MessageFns<StoredObject> = {
             }
 
             message.label = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.node = reader.string();
             continue;
           }
         }
@@ -2526,7 +2896,7 @@ export const ObjectsFreed: MessageFns<ObjectsFreed> = {
 };
 
 function createBaseStoredPlace(): StoredPlace {
-  return { segment: "", offset: 0, bytes: 0 };
+  return { segment: "", offset: 0, bytes: 0, node: "" };
 }
 
 export const StoredPlace: MessageFns<StoredPlace> = {
@@ -2539,6 +2909,9 @@ export const StoredPlace: MessageFns<StoredPlace> = {
     }
     if (message.bytes !== 0) {
       writer.uint32(25).double(message.bytes);
+    }
+    if (message.node !== "") {
+      writer.uint32(34).string(message.node);
     }
     return writer;
   },
@@ -2578,6 +2951,502 @@ export const StoredPlace: MessageFns<StoredPlace> = {
             }
 
             message.bytes = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseObjectPin(): ObjectPin {
+  return { pin: 0, owner: "", object: 0, node: "", place: undefined, use: "", ownerAddress: "" };
+}
+
+export const ObjectPin: MessageFns<ObjectPin> = {
+  encode(message: ObjectPin, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pin !== 0) {
+      writer.uint32(9).double(message.pin);
+    }
+    if (message.owner !== "") {
+      writer.uint32(18).string(message.owner);
+    }
+    if (message.object !== 0) {
+      writer.uint32(25).double(message.object);
+    }
+    if (message.node !== "") {
+      writer.uint32(34).string(message.node);
+    }
+    if (message.place !== undefined) {
+      StoredPlace.encode(message.place, writer.uint32(42).fork()).join();
+    }
+    if (message.use !== "") {
+      writer.uint32(50).string(message.use);
+    }
+    if (message.ownerAddress !== "") {
+      writer.uint32(58).string(message.ownerAddress);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ObjectPin {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseObjectPin();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.pin = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.owner = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.object = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.place = StoredPlace.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.use = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.ownerAddress = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseObjectUnpin(): ObjectUnpin {
+  return { pins: [] };
+}
+
+export const ObjectUnpin: MessageFns<ObjectUnpin> = {
+  encode(message: ObjectUnpin, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pins.length !== 0) {
+      writer.uint32(10).fork();
+      for (const v of message.pins) {
+        writer.double(v);
+      }
+      writer.join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ObjectUnpin {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseObjectUnpin();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag === 9) {
+              message.pins.push(reader.double());
+
+              continue;
+            }
+
+            if (tag === 10) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.pins.push(reader.double());
+              }
+
+              continue;
+            }
+
+            break;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseObjectRecover(): ObjectRecover {
+  return { request: 0, object: 0, lostNode: "", bytes: 0, label: "" };
+}
+
+export const ObjectRecover: MessageFns<ObjectRecover> = {
+  encode(message: ObjectRecover, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    if (message.object !== 0) {
+      writer.uint32(17).double(message.object);
+    }
+    if (message.lostNode !== "") {
+      writer.uint32(26).string(message.lostNode);
+    }
+    if (message.bytes !== 0) {
+      writer.uint32(33).double(message.bytes);
+    }
+    if (message.label !== "") {
+      writer.uint32(42).string(message.label);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ObjectRecover {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseObjectRecover();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.object = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.lostNode = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.bytes = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.label = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseProcessSuspect(): ProcessSuspect {
+  return { process: "", node: "" };
+}
+
+export const ProcessSuspect: MessageFns<ProcessSuspect> = {
+  encode(message: ProcessSuspect, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.process !== "") {
+      writer.uint32(10).string(message.process);
+    }
+    if (message.node !== "") {
+      writer.uint32(18).string(message.node);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ProcessSuspect {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseProcessSuspect();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.process = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBasePackagePut(): PackagePut {
+  return { request: 0, digest: "", chunk: new Uint8Array(0), offset: 0, bytes: 0 };
+}
+
+export const PackagePut: MessageFns<PackagePut> = {
+  encode(message: PackagePut, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    if (message.digest !== "") {
+      writer.uint32(18).string(message.digest);
+    }
+    if (message.chunk.length !== 0) {
+      writer.uint32(26).bytes(message.chunk);
+    }
+    if (message.offset !== 0) {
+      writer.uint32(33).double(message.offset);
+    }
+    if (message.bytes !== 0) {
+      writer.uint32(41).double(message.bytes);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PackagePut {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePackagePut();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.digest = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.chunk = reader.bytes();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.offset = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.bytes = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseDrain(): Drain {
+  return { request: 0, node: "", deadlineMs: 0, reason: "" };
+}
+
+export const Drain: MessageFns<Drain> = {
+  encode(message: Drain, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    if (message.node !== "") {
+      writer.uint32(18).string(message.node);
+    }
+    if (message.deadlineMs !== 0) {
+      writer.uint32(24).uint32(message.deadlineMs);
+    }
+    if (message.reason !== "") {
+      writer.uint32(34).string(message.reason);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Drain {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDrain();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.deadlineMs = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.reason = reader.string();
             continue;
           }
         }
@@ -3008,6 +3877,27 @@ export const NodeMessage: MessageFns<NodeMessage> = {
       case "exit":
         Exit.encode(message.body.value, writer.uint32(154).fork()).join();
         break;
+      case "objectPinned":
+        ObjectPinned.encode(message.body.value, writer.uint32(162).fork()).join();
+        break;
+      case "objectRecovered":
+        ObjectRecovered.encode(message.body.value, writer.uint32(170).fork()).join();
+        break;
+      case "processLost":
+        ProcessLost.encode(message.body.value, writer.uint32(178).fork()).join();
+        break;
+      case "nodeLost":
+        NodeLost.encode(message.body.value, writer.uint32(186).fork()).join();
+        break;
+      case "controlLost":
+        ControlLost.encode(message.body.value, writer.uint32(194).fork()).join();
+        break;
+      case "packageStored":
+        PackageStored.encode(message.body.value, writer.uint32(202).fork()).join();
+        break;
+      case "drained":
+        Drained.encode(message.body.value, writer.uint32(210).fork()).join();
+        break;
     }
     return writer;
   },
@@ -3177,6 +4067,62 @@ export const NodeMessage: MessageFns<NodeMessage> = {
             message.body = { $case: "exit", value: Exit.decode(reader, reader.uint32()) };
             continue;
           }
+          case 20: {
+            if (tag !== 162) {
+              break;
+            }
+
+            message.body = { $case: "objectPinned", value: ObjectPinned.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 21: {
+            if (tag !== 170) {
+              break;
+            }
+
+            message.body = { $case: "objectRecovered", value: ObjectRecovered.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 22: {
+            if (tag !== 178) {
+              break;
+            }
+
+            message.body = { $case: "processLost", value: ProcessLost.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 23: {
+            if (tag !== 186) {
+              break;
+            }
+
+            message.body = { $case: "nodeLost", value: NodeLost.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 24: {
+            if (tag !== 194) {
+              break;
+            }
+
+            message.body = { $case: "controlLost", value: ControlLost.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 25: {
+            if (tag !== 202) {
+              break;
+            }
+
+            message.body = { $case: "packageStored", value: PackageStored.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 26: {
+            if (tag !== 210) {
+              break;
+            }
+
+            message.body = { $case: "drained", value: Drained.decode(reader, reader.uint32()) };
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3191,7 +4137,7 @@ export const NodeMessage: MessageFns<NodeMessage> = {
 };
 
 function createBaseWelcome(): Welcome {
-  return { cluster: "", node: "", total: undefined, storeBytes: 0, sessionDir: "", storeDir: "" };
+  return { cluster: "", node: "", total: undefined, storeBytes: 0, sessionDir: "", storeDir: "", host: "" };
 }
 
 export const Welcome: MessageFns<Welcome> = {
@@ -3213,6 +4159,9 @@ export const Welcome: MessageFns<Welcome> = {
     }
     if (message.storeDir !== "") {
       writer.uint32(50).string(message.storeDir);
+    }
+    if (message.host !== "") {
+      writer.uint32(58).string(message.host);
     }
     return writer;
   },
@@ -3276,6 +4225,14 @@ export const Welcome: MessageFns<Welcome> = {
             }
 
             message.storeDir = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.host = reader.string();
             continue;
           }
         }
@@ -3933,7 +4890,7 @@ export const ActorTerminate: MessageFns<ActorTerminate> = {
 };
 
 function createBaseGroupState(): GroupState {
-  return { group: "", state: "", cause: undefined };
+  return { group: "", state: "", cause: undefined, nodes: [] };
 }
 
 export const GroupState: MessageFns<GroupState> = {
@@ -3946,6 +4903,9 @@ export const GroupState: MessageFns<GroupState> = {
     }
     if (message.cause !== undefined) {
       Failure.encode(message.cause, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.nodes) {
+      writer.uint32(34).string(v!);
     }
     return writer;
   },
@@ -3985,6 +4945,14 @@ export const GroupState: MessageFns<GroupState> = {
             }
 
             message.cause = Failure.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.nodes.push(reader.string());
             continue;
           }
         }
@@ -4183,7 +5151,7 @@ export const ReleaseMemory: MessageFns<ReleaseMemory> = {
 };
 
 function createBaseInfeasible(): Infeasible {
-  return { key: 0, text: "", detailsJson: "" };
+  return { key: 0, text: "", detailsJson: "", waits: false };
 }
 
 export const Infeasible: MessageFns<Infeasible> = {
@@ -4196,6 +5164,9 @@ export const Infeasible: MessageFns<Infeasible> = {
     }
     if (message.detailsJson !== "") {
       writer.uint32(26).string(message.detailsJson);
+    }
+    if (message.waits !== false) {
+      writer.uint32(32).bool(message.waits);
     }
     return writer;
   },
@@ -4235,6 +5206,14 @@ export const Infeasible: MessageFns<Infeasible> = {
             }
 
             message.detailsJson = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.waits = reader.bool();
             continue;
           }
         }
@@ -4521,6 +5500,493 @@ export const Exit: MessageFns<Exit> = {
             }
 
             message.reason = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseObjectPinned(): ObjectPinned {
+  return { pin: 0, path: "", segment: "", offset: 0, bytes: 0, failure: undefined };
+}
+
+export const ObjectPinned: MessageFns<ObjectPinned> = {
+  encode(message: ObjectPinned, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.pin !== 0) {
+      writer.uint32(9).double(message.pin);
+    }
+    if (message.path !== "") {
+      writer.uint32(18).string(message.path);
+    }
+    if (message.segment !== "") {
+      writer.uint32(26).string(message.segment);
+    }
+    if (message.offset !== 0) {
+      writer.uint32(33).double(message.offset);
+    }
+    if (message.bytes !== 0) {
+      writer.uint32(41).double(message.bytes);
+    }
+    if (message.failure !== undefined) {
+      Failure.encode(message.failure, writer.uint32(50).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ObjectPinned {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseObjectPinned();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 9) {
+              break;
+            }
+
+            message.pin = reader.double();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.path = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.segment = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.offset = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.bytes = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.failure = Failure.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseObjectRecovered(): ObjectRecovered {
+  return { request: 0, node: "", segment: "", offset: 0, failure: undefined };
+}
+
+export const ObjectRecovered: MessageFns<ObjectRecovered> = {
+  encode(message: ObjectRecovered, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    if (message.node !== "") {
+      writer.uint32(18).string(message.node);
+    }
+    if (message.segment !== "") {
+      writer.uint32(26).string(message.segment);
+    }
+    if (message.offset !== 0) {
+      writer.uint32(33).double(message.offset);
+    }
+    if (message.failure !== undefined) {
+      Failure.encode(message.failure, writer.uint32(42).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ObjectRecovered {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseObjectRecovered();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.segment = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.offset = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.failure = Failure.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseProcessLost(): ProcessLost {
+  return { process: "", cause: undefined };
+}
+
+export const ProcessLost: MessageFns<ProcessLost> = {
+  encode(message: ProcessLost, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.process !== "") {
+      writer.uint32(10).string(message.process);
+    }
+    if (message.cause !== undefined) {
+      Failure.encode(message.cause, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ProcessLost {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseProcessLost();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.process = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.cause = Failure.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseNodeLost(): NodeLost {
+  return { node: "", number: 0, cause: undefined };
+}
+
+export const NodeLost: MessageFns<NodeLost> = {
+  encode(message: NodeLost, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.node !== "") {
+      writer.uint32(10).string(message.node);
+    }
+    if (message.number !== 0) {
+      writer.uint32(16).uint32(message.number);
+    }
+    if (message.cause !== undefined) {
+      Failure.encode(message.cause, writer.uint32(26).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): NodeLost {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseNodeLost();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.node = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.number = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.cause = Failure.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseControlLost(): ControlLost {
+  return { lost: false, reason: "" };
+}
+
+export const ControlLost: MessageFns<ControlLost> = {
+  encode(message: ControlLost, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.lost !== false) {
+      writer.uint32(8).bool(message.lost);
+    }
+    if (message.reason !== "") {
+      writer.uint32(18).string(message.reason);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ControlLost {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseControlLost();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.lost = reader.bool();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.reason = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBasePackageStored(): PackageStored {
+  return { request: 0, failure: undefined };
+}
+
+export const PackageStored: MessageFns<PackageStored> = {
+  encode(message: PackageStored, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    if (message.failure !== undefined) {
+      Failure.encode(message.failure, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): PackageStored {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBasePackageStored();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.failure = Failure.decode(reader, reader.uint32());
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseDrained(): Drained {
+  return { request: 0, failure: undefined };
+}
+
+export const Drained: MessageFns<Drained> = {
+  encode(message: Drained, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    if (message.failure !== undefined) {
+      Failure.encode(message.failure, writer.uint32(18).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Drained {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseDrained();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.failure = Failure.decode(reader, reader.uint32());
             continue;
           }
         }

@@ -45,6 +45,7 @@ export interface PeerMessage {
 export interface Introduce {
   process: string;
   address: string;
+  node: string;
 }
 
 /** What all calls of one function with one set of options share; sent once per connection before its first Push. */
@@ -113,6 +114,7 @@ export interface Place {
   offset: number;
   bytes: number;
   object: Ref | undefined;
+  node: string;
 }
 
 export interface Ref {
@@ -186,9 +188,13 @@ export interface TakenBack {
   retiring: boolean;
 }
 
-/** Answered by one ObjectReply per object, each when it is ready. */
+/**
+ * Answered by one ObjectReply per object, each when it is ready.
+ * `lost`: place at which an object was not found; the owner brings it back, or says why it cannot.
+ */
 export interface ObjectRequest {
   objects: number[];
+  lost: Place | undefined;
 }
 
 export interface ObjectReply {
@@ -494,7 +500,7 @@ export const PeerMessage: MessageFns<PeerMessage> = {
 };
 
 function createBaseIntroduce(): Introduce {
-  return { process: "", address: "" };
+  return { process: "", address: "", node: "" };
 }
 
 export const Introduce: MessageFns<Introduce> = {
@@ -504,6 +510,9 @@ export const Introduce: MessageFns<Introduce> = {
     }
     if (message.address !== "") {
       writer.uint32(18).string(message.address);
+    }
+    if (message.node !== "") {
+      writer.uint32(26).string(message.node);
     }
     return writer;
   },
@@ -535,6 +544,14 @@ export const Introduce: MessageFns<Introduce> = {
             }
 
             message.address = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.node = reader.string();
             continue;
           }
         }
@@ -1024,7 +1041,7 @@ export const Handle: MessageFns<Handle> = {
 };
 
 function createBasePlace(): Place {
-  return { path: "", segment: "", offset: 0, bytes: 0, object: undefined };
+  return { path: "", segment: "", offset: 0, bytes: 0, object: undefined, node: "" };
 }
 
 export const Place: MessageFns<Place> = {
@@ -1043,6 +1060,9 @@ export const Place: MessageFns<Place> = {
     }
     if (message.object !== undefined) {
       Ref.encode(message.object, writer.uint32(42).fork()).join();
+    }
+    if (message.node !== "") {
+      writer.uint32(50).string(message.node);
     }
     return writer;
   },
@@ -1098,6 +1118,14 @@ export const Place: MessageFns<Place> = {
             }
 
             message.object = Ref.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.node = reader.string();
             continue;
           }
         }
@@ -1806,7 +1834,7 @@ export const TakenBack: MessageFns<TakenBack> = {
 };
 
 function createBaseObjectRequest(): ObjectRequest {
-  return { objects: [] };
+  return { objects: [], lost: undefined };
 }
 
 export const ObjectRequest: MessageFns<ObjectRequest> = {
@@ -1817,6 +1845,9 @@ export const ObjectRequest: MessageFns<ObjectRequest> = {
         writer.double(v);
       }
       writer.join();
+    }
+    if (message.lost !== undefined) {
+      Place.encode(message.lost, writer.uint32(18).fork()).join();
     }
     return writer;
   },
@@ -1851,6 +1882,14 @@ export const ObjectRequest: MessageFns<ObjectRequest> = {
             }
 
             break;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.lost = Place.decode(reader, reader.uint32());
+            continue;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {

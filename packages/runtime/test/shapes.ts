@@ -1,0 +1,11 @@
+/** The fields of a shape that say nothing about where: any node, as the default policy decides. */
+import type { Shape } from '../src/net/gen/node.ts'
+
+export const ANYWHERE: Pick<Shape, 'spread' | 'node' | 'soft' | 'labels' | 'prefers' | 'package'> = {
+  spread: false,
+  node: '',
+  soft: false,
+  labels: {},
+  prefers: '',
+  package: '',
+}
