@@ -164,6 +164,7 @@ export interface ClusterView {
   nodes: NodeInfo[];
   groups: GroupInfo[];
   epoch: number;
+  jobsEnded: string[];
 }
 
 export interface GroupInfo {
@@ -1787,7 +1788,7 @@ export const HeartbeatSeen: MessageFns<HeartbeatSeen> = {
 };
 
 function createBaseClusterView(): ClusterView {
-  return { all: false, nodes: [], groups: [], epoch: 0 };
+  return { all: false, nodes: [], groups: [], epoch: 0, jobsEnded: [] };
 }
 
 export const ClusterView: MessageFns<ClusterView> = {
@@ -1803,6 +1804,9 @@ export const ClusterView: MessageFns<ClusterView> = {
     }
     if (message.epoch !== 0) {
       writer.uint32(33).double(message.epoch);
+    }
+    for (const v of message.jobsEnded) {
+      writer.uint32(42).string(v!);
     }
     return writer;
   },
@@ -1850,6 +1854,14 @@ export const ClusterView: MessageFns<ClusterView> = {
             }
 
             message.epoch = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.jobsEnded.push(reader.string());
             continue;
           }
         }

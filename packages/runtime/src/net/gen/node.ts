@@ -402,6 +402,7 @@ export interface NodeMessage {
     | { $case: "controlLost"; value: ControlLost }
     | { $case: "packageStored"; value: PackageStored }
     | { $case: "drained"; value: Drained }
+    | { $case: "objectsMoved"; value: ObjectsMoved }
     | undefined;
 }
 
@@ -578,6 +579,12 @@ export interface NodeLost {
 export interface ControlLost {
   lost: boolean;
   reason: string;
+}
+
+/** To the owner: the primary copies of these objects are elsewhere now (their node drains). */
+export interface ObjectsMoved {
+  objects: StoredObject[];
+  from: string;
 }
 
 export interface PackageStored {
@@ -3898,6 +3905,9 @@ export const NodeMessage: MessageFns<NodeMessage> = {
       case "drained":
         Drained.encode(message.body.value, writer.uint32(210).fork()).join();
         break;
+      case "objectsMoved":
+        ObjectsMoved.encode(message.body.value, writer.uint32(218).fork()).join();
+        break;
     }
     return writer;
   },
@@ -4121,6 +4131,14 @@ export const NodeMessage: MessageFns<NodeMessage> = {
             }
 
             message.body = { $case: "drained", value: Drained.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 27: {
+            if (tag !== 218) {
+              break;
+            }
+
+            message.body = { $case: "objectsMoved", value: ObjectsMoved.decode(reader, reader.uint32()) };
             continue;
           }
         }
@@ -5873,6 +5891,63 @@ export const ControlLost: MessageFns<ControlLost> = {
             }
 
             message.reason = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseObjectsMoved(): ObjectsMoved {
+  return { objects: [], from: "" };
+}
+
+export const ObjectsMoved: MessageFns<ObjectsMoved> = {
+  encode(message: ObjectsMoved, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    for (const v of message.objects) {
+      StoredObject.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.from !== "") {
+      writer.uint32(18).string(message.from);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): ObjectsMoved {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseObjectsMoved();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.objects.push(StoredObject.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.from = reader.string();
             continue;
           }
         }
