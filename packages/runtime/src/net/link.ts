@@ -11,6 +11,7 @@ import { chmodSync } from 'node:fs'
 import { createServer, type Socket } from 'node:net'
 import * as grpc from '@grpc/grpc-js'
 import { BeamlineError } from '../errors.ts'
+import type { MeshMessage } from './gen/mesh.ts'
 import { NodeFrame, type NodeMessage, ProcessFrame, type ProcessMessage } from './gen/node.ts'
 import { PeerFrame, type PeerMessage } from './gen/peer.ts'
 import { frameArrived } from './polling.ts'
@@ -61,7 +62,8 @@ interface FrameCodec<M> {
   decode(bytes: Uint8Array): { messages: M[] }
 }
 
-function service<A, B>(path: string, toServer: FrameCodec<A>, toClient: FrameCodec<B>): Service<A, B> {
+/** A gRPC service of one streaming method. */
+export function service<A, B>(path: string, toServer: FrameCodec<A>, toClient: FrameCodec<B>): Service<A, B> {
   const encoder =
     <M>(codec: FrameCodec<M>) =>
     (messages: M[]): Buffer => {
@@ -225,6 +227,7 @@ export interface Server {
 export interface Handlers {
   readonly node?: (link: Link<NodeMessage, ProcessMessage>) => void
   readonly peer?: (link: Link<PeerMessage, PeerMessage>) => void
+  readonly mesh?: (link: Link<MeshMessage, MeshMessage>) => void
 }
 
 /**
@@ -256,6 +259,7 @@ export async function listen(address: string, token: string, handlers: Handlers,
   }
   if (handlers.node) offer(NODE_SERVICE, handlers.node)
   if (handlers.peer) offer(PEER_SERVICE, handlers.peer)
+  if (handlers.mesh) offer((await import('./mesh-service.ts')).MESH_SERVICE, handlers.mesh)
   const injector = server.createConnectionInjector(grpc.ServerCredentials.createInsecure())
   const listener = createServer({ noDelay: true }, (socket) => injector.injectConnection(background ? inBackground(socket) : socket))
   if (background) listener.unref()
