@@ -4,7 +4,7 @@
 import { randomBytes } from 'node:crypto'
 import { enableCompileCache } from 'node:module'
 import { constants } from 'node:os'
-import { basename, dirname, join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { current, currentOrNone, setCurrent } from '../core/current.ts'
 import type { Runtime } from '../core/runtime.ts'
@@ -193,14 +193,14 @@ async function locate(address: string, token: string | undefined): Promise<Found
   if (address !== 'auto' && !address.startsWith('unix:/')) {
     throw new BeamlineError('INVALID_ARGUMENT', { what: 'address', got: JSON.stringify(address), expected: '"auto" or "unix:/path/node.sock"' })
   }
-  const { findCluster } = await import('../daemon/session.ts')
-  const found = findCluster(address)
+  const { findDaemon } = await import('../daemon/session.ts')
+  const found = findDaemon(address, token)
   if (!found)
     throw new BeamlineError('START_FAILED', {
       what: 'the connection to the running head',
       reason: 'there is none on this machine; `beamline start --head` starts one',
     })
-  return { address: found.address, token: token ?? found.token, sessionDir: dirname(found.address.slice('unix:'.length)) }
+  return found
 }
 
 function jobConfig(options: InitOptions): JobConfig {

@@ -2,7 +2,7 @@
  * The command line's connection to a cluster: a link that only asks.
  */
 import { randomBytes } from 'node:crypto'
-import { findCluster } from '../daemon/session.ts'
+import { findDaemon } from '../daemon/session.ts'
 import { BeamlineError } from '../errors.ts'
 import type { NodeMessage, ProcessMessage, Welcome } from '../net/gen/node.ts'
 import { dial, type Link, NODE_SERVICE } from '../net/link.ts'
@@ -25,12 +25,12 @@ export class ClusterClient {
   }
 
   /**
-   * @param wanted - address; default BEAMLINE_ADDRESS, else the head of this user on this machine
+   * @param wanted - address; default BEAMLINE_ADDRESS, else a daemon of this user on this machine
    * @throws CommandError with status `noCluster` when none runs there
    */
   static async connect(wanted?: string): Promise<ClusterClient> {
     const where = wanted ?? (process.env['BEAMLINE_ADDRESS'] || 'auto')
-    const found = findCluster(where)
+    const found = findDaemon(where)
     if (found === undefined) throw new CommandError(EXIT.noCluster, 'no head runs on this machine; `beamline start --head` starts one')
     const link = dial(NODE_SERVICE, found.address, found.token)
     const answers = new Map<number, (json: string) => void>()

@@ -14,7 +14,7 @@ import type { LogBatch } from './logs.ts'
 import type { DaemonConfig, DaemonReady } from './options.ts'
 import { SegmentStore } from './segment-store.ts'
 import { Queries } from './queries.ts'
-import { holdSession, publishCurrent, removeSession, removeStaleSessions, withdrawCurrent } from './session.ts'
+import { holdSession, removeSession, removeStaleSessions } from './session.ts'
 
 export type NodeLink = Link<NodeMessage, ProcessMessage>
 
@@ -87,7 +87,16 @@ export class Daemon {
       (batch) => this.#deliver(batch),
     )
     this.#run(this.#launched.pending)
-    if (!embedded) publishCurrent(session)
+    holdSession(session, {
+      stays: !embedded,
+      cluster: session.cluster,
+      node: session.node,
+      address: session.address,
+      head: true,
+      mesh: '',
+      headAddress: '',
+      host: '',
+    })
     const ready: DaemonReady = {
       address: session.address,
       token: session.token,
@@ -96,6 +105,8 @@ export class Daemon {
       sessionDir: session.dir,
       storeDir: session.storeDir,
       pid: process.pid,
+      mesh: '',
+      host: '',
     }
     process.stdout.write(`${JSON.stringify(ready)}\n`)
     this.#ticker = setInterval(() => this.#handle({ kind: 'tick', nowMs: Date.now() }), TICK_MS)
@@ -109,10 +120,10 @@ export class Daemon {
   }
 
   async #stop(reason: string, graceMs: number): Promise<void> {
-    const { session, embedded } = this.#config
+    const { session } = this.#config
     log(() => `stops: ${reason}`)
     clearInterval(this.#ticker)
-    if (!embedded) withdrawCurrent(session)
+    holdSession(session)
     this.#launched.logs.flush(true)
     for (const { link } of this.#links.values()) {
       link.send({ body: { $case: 'exit', value: { reason } } })
@@ -218,6 +229,10 @@ export class Daemon {
         return this.#store.added(process, body.value)
       case 'objectsFreed':
         return this.#store.freed(process, body.value)
+      case 'objectPin':
+        return this.#store.pin(process, body.value)
+      case 'objectUnpin':
+        return this.#store.unpin(process, body.value.pins)
       case 'taskEvents':
         return this.#queries.addTaskEvents(body.value)
       case 'query': {

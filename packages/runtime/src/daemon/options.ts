@@ -33,6 +33,53 @@ export interface DaemonOptions {
   readonly execArgv?: readonly string[]
   /** File that workers run instead of Beamline's own; for tests. */
   readonly workerEntry?: string
+  /** Facts of this machine that tasks and actors may ask for. */
+  readonly labels?: Readonly<Record<string, string>>
+  /** Folder for the folder of segments; default: BEAMLINE_STORE_DIR, else /dev/shm. */
+  readonly storeDir?: string
+  /** True: the control of a cluster that other machines may join is here. Without it and `address`: a cluster of one machine. */
+  readonly head?: boolean
+  /** HOST:PORT of a daemon of the cluster to join. */
+  readonly address?: string
+  /** Of the cluster; default: a new one, or the one that `store` has. */
+  readonly token?: string
+  /** Address at which others reach this machine; default: loopback at the head, else the one from which the head is reached. */
+  readonly host?: string
+  /** Default: 6380 at the head when it is free, else any free one. */
+  readonly port?: number
+  /** URL of the control store: `memory:`, `sqlite:/path`, `redis://…`, `postgres://…`. */
+  readonly store?: string
+  /** A node that the head has not heard of for so long is dead; default 10,000. */
+  readonly nodeTimeoutMs?: number
+  /** Default 1,000. */
+  readonly heartbeatMs?: number
+  /** How long nodes go on without a head; default 60,000. */
+  readonly headTimeoutMs?: number
+  /** Folder with `ca.pem`, `cert.pem` and `key.pem`: every connection between machines is TLS. */
+  readonly tlsDir?: string
+  /** True: listen beyond loopback without TLS. */
+  readonly insecure?: boolean
+}
+
+/** How a node takes part in a cluster of several machines. */
+export interface ClusterConfig {
+  /** True: the control is here. */
+  readonly head: boolean
+  /** HOST:PORT to join; "" at the head. */
+  readonly headAddress: string
+  /** "": the address from which the head is reached. */
+  readonly host: string
+  /** 0: any. */
+  readonly port: number
+  /** Port to try before any; 0: none. */
+  readonly portWished: number
+  readonly store: string
+  readonly nodeTimeoutMs: number
+  readonly heartbeatMs: number
+  readonly headTimeoutMs: number
+  /** "": no TLS. */
+  readonly tlsDir: string
+  readonly insecure: boolean
 }
 
 /** What the daemon's process is told. */
@@ -53,6 +100,9 @@ export interface DaemonConfig {
   /** Folder that relative paths in `execArgv` start from. */
   readonly cwd: string
   readonly workerEntry: string
+  readonly labels: Readonly<Record<string, string>>
+  /** Absent: a cluster of one machine. */
+  readonly cluster?: ClusterConfig
 }
 
 export const DAEMON_CONFIG_ENV = 'BEAMLINE_DAEMON'
@@ -67,9 +117,14 @@ export interface DaemonReady {
   readonly sessionDir: string
   readonly storeDir: string
   readonly pid: number
+  /** HOST:PORT at which other daemons reach it; "" in a cluster of one machine. */
+  readonly mesh: string
+  /** Address on which processes of this node listen for those of others; "": on none. */
+  readonly host: string
 }
 
 const UNIT = 10_000
+const HEAD_PORT = 6_380
 
 /** @throws BeamlineError `INVALID_ARGUMENT` that names the option */
 export function daemonConfig(options: DaemonOptions, session: Session, embedded: boolean): DaemonConfig {
@@ -97,6 +152,29 @@ export function daemonConfig(options: DaemonOptions, session: Session, embedded:
     execArgv: options.execArgv ?? inheritedFlags(process.execArgv),
     cwd: process.cwd(),
     workerEntry: options.workerEntry ?? new URL(entry, import.meta.url).pathname,
+    labels: { ...options.labels },
+    ...(options.head === true || options.address !== undefined ? { cluster: clusterConfig(options) } : {}),
+  }
+}
+
+function clusterConfig(options: DaemonOptions): ClusterConfig {
+  const { head = false, address = '', host, port, store, tlsDir = '', insecure = false } = options
+  if (head && address !== '') throw invalid('address', JSON.stringify(address), 'no address at a head')
+  if (!head && !/^.+:\d+$/.test(address)) throw invalid('address', JSON.stringify(address), 'HOST:PORT of a daemon')
+  if (!head && store !== undefined) throw invalid('store', JSON.stringify(store), 'no store: the head tells it')
+  const nodeTimeoutMs = count('nodeTimeoutMs', options.nodeTimeoutMs ?? 10_000)
+  return {
+    head,
+    headAddress: address,
+    host: host ?? (head ? '127.0.0.1' : ''),
+    port: count('port', port ?? 0),
+    portWished: head && port === undefined ? HEAD_PORT : 0,
+    store: store ?? 'memory:',
+    nodeTimeoutMs,
+    heartbeatMs: count('heartbeatMs', options.heartbeatMs ?? Math.min(1_000, Math.floor(nodeTimeoutMs / 5))),
+    headTimeoutMs: count('headTimeoutMs', options.headTimeoutMs ?? 60_000),
+    tlsDir,
+    insecure,
   }
 }
 

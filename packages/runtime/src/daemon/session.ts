@@ -1,27 +1,37 @@
 /**
- * The files of one cluster run on this machine: session directory (sockets, logs, token), store directory, and the file `current` that
- * points to the running standalone head. Everything is private to the user (0700, 0600). Only node: modules, because it is on the path of every start.
+ * The files of one node daemon on this machine: session directory (sockets, logs, token) and store directory, named by the id of the node, so that
+ * several nodes of one cluster can share a machine. `daemon.json` says who runs it; by it programs find the daemons that stay (`auto`), and
+ * later daemons remove what dead ones left. Everything is private to the user (0700, 0600). Only node: modules, because it is on the path of every start.
  *
- *     <tmp>/beamline-<uid>/<cluster>/node.sock  <process>.sock  token  daemon.json  logs/
- *     <tmp>/beamline-<uid>/current              the standalone head, for address "auto"
- *     /dev/shm/beamline-<uid>-<cluster>/        segments (macOS: <session>/store)
+ *     <tmp>/beamline-<uid>/<node>/node.sock  <process>.sock  token  daemon.json  logs/
+ *     /dev/shm/beamline-<uid>-<node>/        segments (macOS: <session>/store; or in the folder of BEAMLINE_STORE_DIR)
  */
 import { randomBytes } from 'node:crypto'
 import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
-import { join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import { SESSION_ENV } from './bootstrap.ts'
 
 export interface Session {
-  /** 16 hex digits */
+  /** 16 hex digits; "" until a node that joins was told. */
   readonly cluster: string
   /** 16 hex digits */
   readonly node: string
   readonly dir: string
   readonly storeDir: string
+  /** `unix:/…/node.sock` */
   readonly address: string
   readonly token: string
+}
+
+export interface SessionOptions {
+  /** Folder for the folder of segments; default: BEAMLINE_STORE_DIR, else /dev/shm. */
+  readonly storeDir?: string
+  /** Of the cluster that the node joins; default: a new one. */
+  readonly token?: string
+  /** True: the id of the cluster comes from it later. */
+  readonly joins?: boolean
 }
 
 /** Who runs a session; `daemon.json`. */
@@ -30,13 +40,31 @@ interface Holder {
   /** Start time of that process, so that a reused pid is not taken for it; "" where the system does not tell. */
   readonly started: string
   readonly storeDir: string
+  /** Once processes may attach. */
+  readonly published?: Published
 }
 
-/** What `current` says of the running head. */
-export interface CurrentHead extends Holder {
-  readonly address: string
-  readonly sessionDir: string
+/** What a daemon says of itself to programs on its machine. */
+export interface Published {
+  /** True: it does not belong to a program. */
+  readonly stays: boolean
   readonly cluster: string
+  readonly node: string
+  readonly address: string
+  /** True: the control of the cluster is here. */
+  readonly head: boolean
+  /** HOST:PORT of the daemon, and of the head when it joined one; "" in a cluster of one machine. */
+  readonly mesh: string
+  readonly headAddress: string
+  /** Address on which processes of this node listen for those of others; "": on none. */
+  readonly host: string
+}
+
+/** A running daemon of this user on this machine. */
+export interface LocalDaemon extends Published {
+  readonly pid: number
+  readonly sessionDir: string
+  readonly storeDir: string
 }
 
 const SHARED_MEMORY = '/dev/shm'
@@ -50,15 +78,14 @@ export function sessionsRoot(): string {
 }
 
 /**
- * Make the directories and the token of a new cluster run.
+ * Make the directories and the token of a new node.
  *
  * @throws BeamlineError `START_FAILED` when the temporary folder cannot be used, `STORE_UNAVAILABLE` when the shared memory cannot
  */
-export function createSession(): Session {
+export function createSession(options: SessionOptions = {}): Session {
   const root = sessionsRoot()
-  const cluster = randomBytes(8).toString('hex')
   const node = randomBytes(8).toString('hex')
-  const dir = join(root, cluster)
+  const dir = join(root, node)
   const socket = join(dir, `${node}.sock`)
   if (socket.length > SOCKET_PATH_MAX) {
     throw new BeamlineError('START_FAILED', {
@@ -66,7 +93,7 @@ export function createSession(): Session {
       reason: `the path ${socket} is too long for a socket; set BEAMLINE_TMPDIR to a shorter folder`,
     })
   }
-  const token = randomBytes(32).toString('hex')
+  const token = options.token ?? randomBytes(32).toString('hex')
   try {
     mkdirSync(root, { recursive: true, mode: 0o700 })
     const { uid: owner, mode } = statSync(root)
@@ -82,22 +109,32 @@ export function createSession(): Session {
       { cause },
     )
   }
-  const storeDir = process.platform === 'linux' ? join(SHARED_MEMORY, `beamline-${uid()}-${cluster}`) : join(dir, 'store')
+  const storeDir = storeFolder(options.storeDir ?? (process.env['BEAMLINE_STORE_DIR'] || undefined), node, dir)
   try {
     mkdirSync(storeDir, { mode: 0o700 })
   } catch (cause) {
     rmSync(dir, { recursive: true, force: true })
     throw new BeamlineError('STORE_UNAVAILABLE', { path: storeDir, reason: (cause as Error).message }, { cause })
   }
+  const cluster = options.joins === true ? '' : randomBytes(8).toString('hex')
   const session = { cluster, node, dir, storeDir, address: `unix:${join(dir, 'node.sock')}`, token }
   holdSession(session)
   return session
 }
 
-/** Say that this process runs the session. */
-export function holdSession(session: Session): void {
-  const holder: Holder = { pid: process.pid, started: startTime(process.pid), storeDir: session.storeDir }
-  writeFileSync(join(session.dir, 'daemon.json'), JSON.stringify(holder), { mode: 0o600 })
+const storeName = (node: string): string => `beamline-${uid()}-${node}`
+
+function storeFolder(wanted: string | undefined, node: string, dir: string): string {
+  if (wanted !== undefined) return join(resolve(wanted), storeName(node))
+  return process.platform === 'linux' ? join(SHARED_MEMORY, storeName(node)) : join(dir, 'store')
+}
+
+/** Say that this process runs the session; `published`: that programs may attach to it. */
+export function holdSession(session: Session, published?: Published): void {
+  const holder: Holder = { pid: process.pid, started: startTime(process.pid), storeDir: session.storeDir, ...(published && { published }) }
+  const path = join(session.dir, 'daemon.json')
+  writeFileSync(`${path}.new`, JSON.stringify(holder), { mode: 0o600 })
+  renameSync(`${path}.new`, path)
 }
 
 export function removeSession(session: Pick<Session, 'dir' | 'storeDir'>): void {
@@ -127,12 +164,10 @@ export function removeStaleSessions(): void {
     const holder = readJson<Holder>(join(dir, 'daemon.json'))
     if (holder === undefined ? isYoung(dir) : isAlive(holder)) continue
     // Only a store directory with the name that such a session has: the file could say anything.
-    const storeDir = holder?.storeDir === join(SHARED_MEMORY, `beamline-${uid()}-${name}`) ? holder.storeDir : join(dir, 'store')
+    const storeDir = holder !== undefined && basename(holder.storeDir) === storeName(name) ? holder.storeDir : join(dir, 'store')
     killSessionProcesses(dir)
     removeSession({ dir, storeDir })
   }
-  const current = readJson<CurrentHead>(join(root, 'current'))
-  if (current !== undefined && !isAlive(current)) rmSync(join(root, 'current'), { force: true })
 }
 
 /** Its maker may just be writing who it is. */
@@ -141,48 +176,56 @@ function isYoung(dir: string): boolean {
   return Date.now() - mtimeMs < 60_000
 }
 
-/** Make this process the head that address "auto" finds. */
-export function publishCurrent(session: Session): void {
-  const head: CurrentHead = {
-    pid: process.pid,
-    started: startTime(process.pid),
-    address: session.address,
-    sessionDir: session.dir,
-    storeDir: session.storeDir,
-    cluster: session.cluster,
+/** The running daemons of this user on this machine: those that stay first, and heads first among them. */
+export function localDaemons(): LocalDaemon[] {
+  const root = sessionsRoot()
+  const found: LocalDaemon[] = []
+  for (const name of entries(root)) {
+    if (!/^[0-9a-f]{16}$/.test(name)) continue
+    const holder = readJson<Holder>(join(root, name, 'daemon.json'))
+    if (holder?.published === undefined || !isAlive(holder)) continue
+    found.push({ ...holder.published, pid: holder.pid, sessionDir: join(root, name), storeDir: holder.storeDir })
   }
-  const path = join(sessionsRoot(), 'current')
-  const temporary = `${path}.${session.cluster}`
-  writeFileSync(temporary, JSON.stringify(head), { mode: 0o600 })
-  renameSync(temporary, path)
+  const rank = ({ stays, head }: LocalDaemon): number => (stays ? 2 : 0) + (head ? 1 : 0)
+  return found.sort((a, b) => rank(b) - rank(a))
 }
 
-export function withdrawCurrent(session: Session): void {
-  const path = join(sessionsRoot(), 'current')
-  if (readJson<CurrentHead>(path)?.cluster === session.cluster) rmSync(path, { force: true })
+/** The head of this user on this machine, if one runs. */
+export function findCurrentHead(): LocalDaemon | undefined {
+  return localDaemons().find(({ head, stays }) => head && stays)
 }
 
-/** The standalone head of this user on this machine, if one runs. */
-export function findCurrentHead(): CurrentHead | undefined {
-  const head = readJson<CurrentHead>(join(sessionsRoot(), 'current'))
-  return head !== undefined && isAlive(head) ? head : undefined
+/** A running daemon, and what it takes to attach to it. */
+export interface Attachable {
+  readonly address: string
+  readonly token: string
+  readonly sessionDir: string
+  readonly node: string
+  readonly host: string
 }
 
 /**
- * Address and token of a running cluster.
+ * A daemon on this machine that belongs to a cluster.
  *
- * @param address - "auto" for this user's head on this machine, else `unix:/path`; token from BEAMLINE_TOKEN, else from the file beside the socket
- * @returns undefined when "auto" finds none
+ * @param address - "auto" for a daemon of this user (the head, if it is one of them), `unix:/path`, or HOST:PORT of the head or of the daemon itself
+ * @param token - default: BEAMLINE_TOKEN, else from the file beside the socket
+ * @returns undefined when there is none
  */
-export function findCluster(address: string): { readonly address: string; readonly token: string } | undefined {
-  const found = address === 'auto' ? findCurrentHead()?.address : address
-  if (found === undefined) return undefined
-  const token = process.env['BEAMLINE_TOKEN']
-  if (token !== undefined && token !== '') return { address: found, token }
-  try {
-    return { address: found, token: readFileSync(join(found.replace(/^unix:/, ''), '..', 'token'), 'utf8').trim() }
-  } catch {
-    return { address: found, token: '' }
+export function findDaemon(address: string, token: string | undefined = process.env['BEAMLINE_TOKEN'] || undefined): Attachable | undefined {
+  const daemons = localDaemons()
+  const path = address.startsWith('unix:') ? address.slice('unix:'.length) : undefined
+  const known =
+    path === undefined
+      ? daemons.find(({ stays, mesh, headAddress }) => stays && (address === 'auto' || address === mesh || address === headAddress))
+      : daemons.find((daemon) => daemon.address === address)
+  if (known === undefined && path === undefined) return undefined
+  const sessionDir = known?.sessionDir ?? join(path as string, '..')
+  return {
+    address: known?.address ?? address,
+    token: token ?? readText(join(sessionDir, 'token')),
+    sessionDir,
+    node: known?.node ?? basename(sessionDir),
+    host: known?.host ?? '',
   }
 }
 
@@ -211,6 +254,14 @@ function entries(dir: string): string[] {
     return readdirSync(dir)
   } catch {
     return []
+  }
+}
+
+function readText(path: string): string {
+  try {
+    return readFileSync(path, 'utf8').trim()
+  } catch {
+    return ''
   }
 }
 

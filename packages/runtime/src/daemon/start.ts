@@ -35,7 +35,11 @@ export interface StartDaemonOptions extends DaemonOptions {
  */
 export async function startDaemon(options: StartDaemonOptions): Promise<DaemonHandle> {
   if (process.platform !== 'linux' && process.platform !== 'darwin') throw new BeamlineError('PLATFORM_UNSUPPORTED', { platform: process.platform })
-  const session = createSession()
+  const session = createSession({
+    ...(options.storeDir !== undefined && { storeDir: options.storeDir }),
+    ...(options.token !== undefined && { token: options.token }),
+    joins: options.address !== undefined,
+  })
   const logPath = join(session.dir, 'logs', 'daemon.log')
   let config: DaemonConfig
   let child: ChildProcess
