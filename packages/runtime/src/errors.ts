@@ -129,6 +129,7 @@ export const ERRORS = {
       `${d.path} already holds ${many(d.files, 'file')}; write elsewhere, or pass { mode: 'overwrite' } to replace what is there`,
   },
   UNAUTHENTICATED: { retry: false, text: (d: { address: string }) => `${d.address} refused the token; use the one that its cluster was started with` },
+  CLUSTER_REFUSED: { retry: false, text: (d: { address: string; reason: string }) => `the daemon at ${d.address} does not take this node in: ${d.reason}` },
   PLATFORM_UNSUPPORTED: { retry: false, text: (d: { platform: string }) => `Beamline runs on Linux (x64, arm64) and macOS, not on ${d.platform}` },
   INTERNAL: { retry: false, text: (d: { what: string }) => `a defect of Beamline: ${d.what}` },
 } as const
