@@ -25,6 +25,8 @@ export class ObjectStore {
   #scheduled = false
   /** Segments that this process writes, to reuse its own blocks at once. */
   #mine = new Set<string>()
+  /** Blocks of those segments that hold an object, and which one: news from the node about a block may come after it was used again. */
+  #written = new Map<string, string>()
   #failed: Error | undefined
   /** Bytes of objects that this process owns in shared memory. */
   ownedBytes = 0
@@ -89,6 +91,7 @@ export class ObjectStore {
       this.#pool!.free(block.segment, block.offset, block.bytes)
       throw error
     }
+    this.#written.set(`${block.segment}:${block.offset}`, `${object.owner}:${object.object}`)
     return { path: block.path, segment: block.segment, offset: block.offset, bytes: encoded.byteLength, object, node: '' }
   }
 
@@ -116,23 +119,28 @@ export class ObjectStore {
   /** The owner needs its object no longer. */
   disown(place: Place): void {
     this.ownedBytes -= place.bytes
-    this.#changes.push({ freed: { segment: place.segment, offset: place.offset, bytes: place.bytes, node: place.node } })
+    const { segment, offset, bytes, node, object = { owner: '', object: 0, address: '' } } = place
+    this.#changes.push({ freed: { segment, offset, bytes, node, owner: object.owner, object: object.object } })
     this.#schedule()
-    if (this.#mine.has(place.segment)) this.#pool?.free(place.segment, place.offset, place.bytes)
+    this.#free(segment, offset, bytes, object)
   }
 
   /** A place that was written here and never reached its owner. */
-  abandon(place: Place): void {
-    if (this.#mine.has(place.segment)) this.#pool?.free(place.segment, place.offset, place.bytes)
+  abandon({ segment, offset, bytes, object = { owner: '', object: 0, address: '' } }: Place): void {
+    this.#free(segment, offset, bytes, object)
+  }
+
+  #free(segment: string, offset: number, bytes: number, { owner, object }: { owner: string; object: number }, retired: boolean = false): void {
+    const block = `${segment}:${offset}`
+    if (!this.#mine.has(segment) || this.#written.get(block) !== `${owner}:${object}`) return
+    this.#written.delete(block)
+    if (retired) this.#pool?.retire(segment, bytes)
+    else this.#pool?.free(segment, offset, bytes)
   }
 
   /** `retired`: their owner died and others may still read them, so they must not be written again. */
   blocksFreed({ places, retired }: { readonly places: readonly StoredPlace[]; readonly retired: boolean }): void {
-    for (const place of places) {
-      if (!this.#mine.has(place.segment)) continue
-      if (retired) this.#pool?.retire(place.segment, place.bytes)
-      else this.#pool?.free(place.segment, place.offset, place.bytes)
-    }
+    for (const place of places) this.#free(place.segment, place.offset, place.bytes, place, retired)
   }
 
   /** Gives empty slabs back to the node. */

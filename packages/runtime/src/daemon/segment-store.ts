@@ -2,7 +2,7 @@
  * The object store of a node at its edge: messages of processes to the segment directory (objects/segment-directory.ts, pure), and its instructions
  * to files, messages and timers.
  */
-import type { ObjectsAdded, ObjectsFreed, SegmentRequest } from '../net/gen/node.ts'
+import type { ObjectPin, ObjectsAdded, ObjectsFreed, SegmentRequest } from '../net/gen/node.ts'
 import { SegmentDirectory } from '../objects/segment-directory.ts'
 import type { DirectoryEvent, DirectoryInstruction, DirectoryObject, StoreUsage } from '../objects/segment-directory-events.ts'
 import type { MessageBody } from '../state/events.ts'
@@ -62,6 +62,15 @@ export class SegmentStore {
     this.#handle({ kind: 'objectsFreed', process, places })
   }
 
+  pin(process: string, { pin, owner, object, place }: ObjectPin): void {
+    const { segment, offset, bytes } = place ?? { segment: '', offset: 0, bytes: 0 }
+    this.#handle({ kind: 'pinned', process, pin, owner, object, place: { segment, offset, bytes } })
+  }
+
+  unpin(process: string, pins: readonly number[]): void {
+    this.#handle({ kind: 'unpinned', process, pins })
+  }
+
   /** The process is dead: nothing of it is written any more. */
   processGone(process: string): void {
     this.#handle({ kind: 'processGone', process })
@@ -96,6 +105,17 @@ export class SegmentStore {
         const { process, request, code, details } = instruction
         const failure = { code, detailsJson: JSON.stringify(details) }
         send(process, { $case: 'segmentGrant', value: { request, segment: '', path: '', bytes: 0, failure } })
+        break
+      }
+      case 'pinned': {
+        const { process, pin, path, segment, offset, bytes } = instruction
+        send(process, { $case: 'objectPinned', value: { pin, path, segment, offset, bytes, failure: undefined } })
+        break
+      }
+      case 'pinFailed': {
+        const { process, pin, code, details } = instruction
+        const failure = { code, detailsJson: JSON.stringify(details) }
+        send(process, { $case: 'objectPinned', value: { pin, path: '', segment: '', offset: 0, bytes: 0, failure } })
         break
       }
       case 'blocksFreed':

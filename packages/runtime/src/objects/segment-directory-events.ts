@@ -13,6 +13,15 @@ export interface StoredPlace {
   readonly bytes: number
 }
 
+/** The block of an object, by the owner's number of it. */
+export interface ObjectPlace extends StoredPlace {
+  readonly object: number
+}
+
+export interface OwnedPlace extends ObjectPlace {
+  readonly owner: string
+}
+
 /** A sealed object, as its owner reports it. */
 export interface StoredObject extends StoredPlace {
   /** The owner's number of it. */
@@ -27,7 +36,13 @@ export type DirectoryEvent =
   /** The process gives back a segment in which it holds no block and will write no more. */
   | { readonly kind: 'segmentReturned'; readonly process: string; readonly segment: string }
   | { readonly kind: 'objectsAdded'; readonly process: string; readonly objects: readonly StoredObject[] }
-  | { readonly kind: 'objectsFreed'; readonly process: string; readonly places: readonly StoredPlace[] }
+  | { readonly kind: 'objectsFreed'; readonly process: string; readonly places: readonly ObjectPlace[] }
+  /**
+   * The process is about to map an object: answered by exactly one `pinned` or `pinFailed`. Its memory stays as it is until `unpinned` or the end of
+   * the process. The pin may come before the owner's `objectsAdded`: whoever reads has borrowed the object, so it cannot be gone.
+   */
+  | { readonly kind: 'pinned'; readonly process: string; readonly pin: number; readonly owner: string; readonly object: number; readonly place: StoredPlace }
+  | { readonly kind: 'unpinned'; readonly process: string; readonly pins: readonly number[] }
   /** The process is dead and writes no more: what it owned is freed, what it created is recycled once empty. */
   | { readonly kind: 'processGone'; readonly process: string }
   /** Outcome of a `createFile`. `error` absent: the file exists with all its pages reserved. */
@@ -43,8 +58,11 @@ export type DirectoryInstruction =
   | { readonly kind: 'grant'; readonly process: string; readonly request: number; readonly segment: string; readonly path: string; readonly bytes: number }
   /** Answer to `request`: send SegmentGrant with this failure. */
   | ({ readonly kind: 'fail'; readonly process: string; readonly request: number } & SegmentFailure)
+  /** Answer to `pin`: send ObjectPinned. */
+  | ({ readonly kind: 'pinned'; readonly process: string; readonly pin: number; readonly path: string } & StoredPlace)
+  | { readonly kind: 'pinFailed'; readonly process: string; readonly pin: number; readonly code: 'OBJECT_LOST'; readonly details: ErrorDetails<'OBJECT_LOST'> }
   /** To the creator of these blocks: they may be written again; or, `retired`, they never may, since their owner died and others may read them. */
-  | { readonly kind: 'blocksFreed'; readonly process: string; readonly places: readonly StoredPlace[]; readonly retired: boolean }
+  | { readonly kind: 'blocksFreed'; readonly process: string; readonly places: readonly OwnedPlace[]; readonly retired: boolean }
   /** The store is short: ask every process to collect garbage and return empty segments. Also those that only read: what they map is kept by its owner. */
   | { readonly kind: 'releaseMemory' }
   /** Report `timerRang` after `afterMs`. A timer that is no longer needed may ring; it is ignored. */

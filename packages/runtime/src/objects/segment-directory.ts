@@ -12,7 +12,16 @@
  */
 import { BeamlineError } from '../errors.ts'
 import { pageAlign } from './block-allocator.ts'
-import type { DirectoryEvent, DirectoryInstruction, DirectoryObject, StoredObject, StoredPlace, StoreUsage } from './segment-directory-events.ts'
+import type {
+  DirectoryEvent,
+  DirectoryInstruction,
+  DirectoryObject,
+  ObjectPlace,
+  OwnedPlace,
+  StoredObject,
+  StoredPlace,
+  StoreUsage,
+} from './segment-directory-events.ts'
 import { segmentBytesFor } from './segment-sizes.ts'
 import { describeHolders } from './store-holders.ts'
 
@@ -31,6 +40,13 @@ const ASK_AGAIN_MS = 1_000
 
 interface LiveObject extends StoredObject {
   readonly owner: string
+  /** Who reads it. */
+  readonly pins: Set<string>
+  /** Not yet by its owner, only by a reader. */
+  reported: boolean
+  /** Its owner needs it no longer, or is dead; it stays until nobody reads it. */
+  freed: boolean
+  retired: boolean
 }
 
 interface Segment {
@@ -69,6 +85,8 @@ export class SegmentDirectory {
   /** Requests without an answer and without a segment on its way, oldest first. */
   #waiting: Request[] = []
   readonly #timers = new Map<number, Request | Segment>()
+  /** By process and its number of the pin. */
+  readonly #pins = new Map<string, Map<number, LiveObject>>()
   #nextSegment = 1
   #nextTimer = 1
   #fileBytes = 0
@@ -97,7 +115,13 @@ export class SegmentDirectory {
         for (const object of event.objects) this.#added(event.process, object)
         break
       case 'objectsFreed':
-        this.#freed(event.process, event.places, false)
+        for (const place of event.places) this.#objectFreed(event.process, place)
+        break
+      case 'pinned':
+        this.#pinned(event)
+        break
+      case 'unpinned':
+        for (const pin of event.pins) this.#unpinned(event.process, pin)
         break
       case 'processGone':
         this.#processGone(event.process)
@@ -130,7 +154,10 @@ export class SegmentDirectory {
   objects(limit: number = Number.POSITIVE_INFINITY): DirectoryObject[] {
     const all: DirectoryObject[] = []
     for (const segment of this.#segments.values()) {
-      for (const object of segment.objects.values()) all.push({ ...object, creator: segment.state === 'held' ? segment.creator : '' })
+      const creator = segment.state === 'held' ? segment.creator : ''
+      for (const { offset, bytes, object, label, owner } of segment.objects.values()) {
+        all.push({ segment: segment.name, offset, bytes, object, label, owner, creator })
+      }
     }
     return all.sort((a, b) => b.bytes - a.bytes).slice(0, limit)
   }
@@ -150,39 +177,80 @@ export class SegmentDirectory {
 
   #added(owner: string, object: StoredObject): void {
     const segment = this.#segments.get(object.segment)
-    if (!segment || segment.state === 'creating' || segment.state === 'spare') return
-    // A block that its creator reused is reported by its new owner, maybe before the old owner reports that it is free.
-    const end = object.offset + object.bytes
-    if (end > segment.bytes) return
-    for (const old of segment.objects.values()) {
-      if (old.offset < end && old.offset + old.bytes > object.offset) this.#forget(segment, old.offset)
-    }
-    const { segment: name, offset, bytes, object: number, label } = object
-    segment.objects.set(offset, { segment: name, offset, bytes, object: number, label, owner })
-    this.#liveBytes += bytes
-    this.#liveObjects++
+    if (!segment || !isReadable(segment, object)) return
+    const known = segment.objects.get(object.offset)
+    if (known && known.owner === owner && known.object === object.object && known.bytes === object.bytes && !known.freed) {
+      segment.objects.set(object.offset, Object.assign(known, { label: object.label, reported: true }))
+    } else this.#add(segment, owner, object, true)
   }
 
-  /** @param retired - the owner is dead: nobody knows who still reads these blocks, so they must not be written again */
-  #freed(owner: string, places: readonly StoredPlace[], retired: boolean): void {
-    const byCreator = new Map<string, StoredPlace[]>()
-    for (const { segment: name, offset, bytes } of places) {
-      const segment = this.#segments.get(name)
-      if (!segment || segment.objects.get(offset)?.owner !== owner) continue
-      this.#forget(segment, offset)
-      if (retired) segment.retired = true
-      this.#settle(segment)
-      if (segment.state !== 'held' || segment.creator === owner) continue // a process reuses its own blocks without being told
-      const list = byCreator.get(segment.creator)
-      if (list) list.push({ segment: name, offset, bytes })
-      else byCreator.set(segment.creator, [{ segment: name, offset, bytes }])
+  #add(segment: Segment, owner: string, { offset, bytes, object, label }: StoredObject, reported: boolean): LiveObject {
+    // A block that its creator reused is reported by its new owner, maybe before the old owner reports that it is free.
+    const end = offset + bytes
+    for (const old of segment.objects.values()) {
+      if (old.offset < end && old.offset + old.bytes > offset) this.#forget(segment, old)
     }
-    for (const [process, freed] of byCreator) this.#out.push({ kind: 'blocksFreed', process, places: freed, retired })
+    const added = { segment: segment.name, offset, bytes, object, label, owner, pins: new Set<string>(), reported, freed: false, retired: false }
+    segment.objects.set(offset, added)
+    this.#liveBytes += bytes
+    this.#liveObjects++
+    return added
+  }
+
+  #objectFreed(owner: string, { segment, offset, object: number }: ObjectPlace): void {
+    const object = this.#segments.get(segment)?.objects.get(offset)
+    if (object?.owner === owner && object.object === number) this.#free(object, false)
+  }
+
+  /** @param retired - the owner is dead: nobody knows who still reads the block, so it must not be written again */
+  #free(object: LiveObject, retired: boolean): void {
+    object.freed = true
+    object.retired ||= retired
+    if (object.pins.size > 0) return
+    const segment = this.#segments.get(object.segment)!
+    this.#forget(segment, object)
+    if (object.retired) segment.retired = true
+    this.#settle(segment)
+    const { owner, object: number, offset, bytes } = object
+    if (segment.state !== 'held' || segment.creator === owner) return // a process reuses its own blocks without being told
+    const freed = { segment: segment.name, offset, bytes, owner, object: number }
+    const last = this.#out.at(-1)
+    if (last?.kind === 'blocksFreed' && last.process === segment.creator && last.retired === object.retired) (last.places as OwnedPlace[]).push(freed)
+    else this.#out.push({ kind: 'blocksFreed', process: segment.creator, places: [freed], retired: object.retired })
+  }
+
+  #pinned({ process, pin, owner, object: number, place }: Extract<DirectoryEvent, { kind: 'pinned' }>): void {
+    const segment = this.#segments.get(place.segment)
+    const known = segment?.objects.get(place.offset)
+    let object = known?.owner === owner && known.object === number ? known : undefined
+    if (!segment || !isReadable(segment, place) || (known && !known.freed && !object)) {
+      const reason = `its memory in ${place.segment} is not there any more`
+      this.#out.push({ kind: 'pinFailed', process, pin, code: 'OBJECT_LOST', details: { object: `${owner}:${number}`, reason } })
+      return
+    }
+    object ??= this.#add(segment, owner, { ...place, object: number, label: '' }, false)
+    let pins = this.#pins.get(process)
+    if (!pins) this.#pins.set(process, (pins = new Map()))
+    pins.set(pin, object)
+    object.pins.add(`${process}:${pin}`)
+    this.#out.push({ kind: 'pinned', process, pin, path: segment.path, segment: segment.name, offset: object.offset, bytes: object.bytes })
+  }
+
+  #unpinned(process: string, pin: number): void {
+    const pins = this.#pins.get(process)
+    const object = pins?.get(pin)
+    if (!pins || !object) return
+    pins.delete(pin)
+    if (pins.size === 0) this.#pins.delete(process)
+    if (!object.pins.delete(`${process}:${pin}`) || object.pins.size > 0) return
+    if (object.freed) this.#free(object, object.retired)
+    else if (!object.reported) this.#forget(this.#segments.get(object.segment)!, object)
   }
 
   #processGone(process: string): void {
     this.#waiting = this.#waiting.filter((request) => request.process !== process)
-    const owned: StoredPlace[] = []
+    for (const pin of [...(this.#pins.get(process)?.keys() ?? [])]) this.#unpinned(process, pin)
+    const owned: LiveObject[] = []
     for (const segment of this.#segments.values()) {
       if (segment.state === 'creating' && segment.for?.process === process) segment.for = undefined
       if (segment.state === 'held' && segment.creator === process) {
@@ -191,7 +259,7 @@ export class SegmentDirectory {
       }
       for (const object of segment.objects.values()) if (object.owner === process) owned.push(object)
     }
-    this.#freed(process, owned, true)
+    for (const object of owned) this.#free(object, true)
   }
 
   /** Recycles or removes a segment that nobody writes and in which nothing is left. */
@@ -201,10 +269,10 @@ export class SegmentDirectory {
     else if (segment.state === 'leaving' || (segment.state === 'orphan' && segment.graceOver)) this.#unlink(segment)
   }
 
-  #forget(segment: Segment, offset: number): void {
-    const object = segment.objects.get(offset)
-    if (!object) return
-    segment.objects.delete(offset)
+  #forget(segment: Segment, object: LiveObject): void {
+    if (segment.objects.get(object.offset) !== object) return
+    segment.objects.delete(object.offset)
+    object.pins.clear()
     this.#liveBytes -= object.bytes
     this.#liveObjects--
   }
@@ -359,6 +427,10 @@ export class SegmentDirectory {
     if (fileBytes !== this.#fileBytes || liveBytes !== this.#liveBytes || objects !== this.#liveObjects) wrong('the totals are off')
     if (fileBytes > this.#capacityBytes) wrong(`${fileBytes} bytes of files exceed the capacity of ${this.#capacityBytes}`)
   }
+}
+
+function isReadable(segment: Segment, { offset, bytes }: StoredPlace): boolean {
+  return segment.state !== 'creating' && segment.state !== 'spare' && offset + bytes <= segment.bytes
 }
 
 function pageFloor(bytes: number): number {

@@ -92,7 +92,7 @@ test('a wrong token is refused, and garbage does not disturb the others', async 
   driver.send({ $case: 'segmentRequest', value: { request: 1, bytes: -5 } })
   expect((await driver.next('segmentGrant')).failure?.code).toBe('INVALID_ARGUMENT')
   driver.send({ $case: 'objectsAdded', value: { objects: [{ segment: 'x', offset: -1, bytes: Number.POSITIVE_INFINITY, object: 1, label: '', node: '' }] } })
-  driver.send({ $case: 'objectsFreed', value: { places: [{ segment: 'x', offset: 1, bytes: 1, node: '' }] } })
+  driver.send({ $case: 'objectsFreed', value: { places: [{ segment: 'x', offset: 1, bytes: 1, node: '', owner: '', object: 0 }] } })
   driver.send({ $case: 'queryReply', value: { request: 99, json: '{' } })
   driver.send({ $case: 'groupCreate', value: { group: 'g', name: '', strategy: 'ODD', bundles: [], detached: false } })
   expect((await driver.next('groupState')).cause?.code).toBe('INVALID_ARGUMENT')

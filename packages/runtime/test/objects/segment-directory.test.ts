@@ -88,7 +88,7 @@ describe('room', () => {
       { kind: 'releaseMemory' },
       { kind: 'startTimer', afterMs: 1000 },
     ])
-    expect(tell(directory, { kind: 'objectsFreed', process: 'p', places: [{ segment, offset: 0, bytes: 50 * MiB }] })).toMatchObject([
+    expect(tell(directory, { kind: 'objectsFreed', process: 'p', places: [{ segment, object: 1, offset: 0, bytes: 50 * MiB }] })).toMatchObject([
       { kind: 'grant', process: 'q', segment },
     ])
   })
@@ -185,12 +185,12 @@ describe('objects', () => {
       { object: 1, owner: 'driver', creator: 'worker' },
     ])
     const places = [
-      { segment: a, offset: 0, bytes: 200_000 },
-      { segment: b, offset: 0, bytes: 300_000 },
+      { segment: a, object: 1, offset: 0, bytes: 200_000 },
+      { segment: b, object: 2, offset: 0, bytes: 300_000 },
     ]
     expect(tell(directory, { kind: 'objectsFreed', process: 'stranger', places })).toEqual([])
     expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places })).toEqual([
-      { kind: 'blocksFreed', process: 'worker', places: [places[0]], retired: false },
+      { kind: 'blocksFreed', process: 'worker', places: [{ ...places[0], owner: 'driver' }], retired: false },
     ])
     expect(directory.usage).toMatchObject({ objects: 0, liveBytes: 0 })
     expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places })).toEqual([])
@@ -201,7 +201,7 @@ describe('objects', () => {
     const segment = granted(directory, 'worker', MiB)
     tell(directory, { kind: 'objectsAdded', process: 'worker', objects: [object(segment, 1, 0, 400_000)] })
     tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [object(segment, 1, 4096, 200_000)] })
-    tell(directory, { kind: 'objectsFreed', process: 'worker', places: [{ segment, offset: 0, bytes: 400_000 }] })
+    tell(directory, { kind: 'objectsFreed', process: 'worker', places: [{ segment, object: 1, offset: 0, bytes: 400_000 }] })
     expect(directory.objects()).toMatchObject([{ owner: 'driver', offset: 4096 }])
   })
 
@@ -214,6 +214,46 @@ describe('objects', () => {
   })
 })
 
+describe('pins', () => {
+  const pin = (directory: SegmentDirectory, process: string, number: number, place: ReturnType<typeof object>, owner = 'driver') =>
+    tell(directory, { kind: 'pinned', process, pin: number, owner, object: place.object, place })
+
+  test('an object is pinned where it lies, also before its owner reports it', () => {
+    const directory = directoryOf(1024 * MiB)
+    const segment = granted(directory, 'worker', MiB)
+    const place = object(segment, 1, 4096, 200_000)
+    expect(pin(directory, 'reader', 7, place)).toEqual([
+      { kind: 'pinned', process: 'reader', pin: 7, path: `/store/${segment}`, segment, offset: 4096, bytes: 200_000 },
+    ])
+    tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [place] })
+    expect(directory.objects()).toMatchObject([{ owner: 'driver', label: 'put' }])
+    expect(tell(directory, { kind: 'unpinned', process: 'reader', pins: [7] })).toEqual([])
+    expect(directory.usage.objects).toBe(1)
+  })
+
+  test('a freed block is told to its creator when nobody reads it any more', () => {
+    const directory = directoryOf(1024 * MiB)
+    const segment = granted(directory, 'worker', MiB)
+    const place = object(segment, 1, 0, 200_000)
+    tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [place] })
+    for (const reader of ['a', 'b']) pin(directory, reader, 1, place)
+    expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places: [place] })).toEqual([])
+    expect(tell(directory, { kind: 'unpinned', process: 'a', pins: [1] })).toEqual([])
+    expect(tell(directory, { kind: 'processGone', process: 'b' })).toMatchObject([{ kind: 'blocksFreed', process: 'worker', places: [{ segment, object: 1 }] }])
+    expect(directory.usage.objects).toBe(0)
+  })
+
+  test('what is not there cannot be pinned', () => {
+    const directory = directoryOf(1024 * MiB)
+    const segment = granted(directory, 'worker', MiB)
+    tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [object(segment, 1, 0, 200_000)] })
+    const lost = [{ kind: 'pinFailed', process: 'reader', pin: 1, code: 'OBJECT_LOST' }]
+    expect(pin(directory, 'reader', 1, object('segment-99', 1, 0, 200_000))).toMatchObject(lost)
+    expect(pin(directory, 'reader', 1, object(segment, 2, 0, 200_000))).toMatchObject(lost)
+    expect(pin(directory, 'reader', 1, object(segment, 3, 16 * MiB, 4096))).toMatchObject(lost)
+  })
+})
+
 describe('death', () => {
   test('the segment of a dead writer is removed when the owners had time to report and freed what they own', () => {
     const directory = directoryOf(1024 * MiB)
@@ -223,7 +263,7 @@ describe('death', () => {
     tell(directory, { kind: 'objectsAdded', process: 'driver', objects: [object(segment, 2, 204_800, 200_000)] })
     expect(tell(directory, { kind: 'timerRang', timer: 1 })).toEqual([])
     expect(directory.objects()).toMatchObject([{ creator: '' }, { creator: '' }])
-    const places = [0, 204_800].map((offset) => ({ segment, offset, bytes: 200_000 }))
+    const places = [0, 204_800].map((offset, at) => ({ segment, object: at + 1, offset, bytes: 200_000 }))
     expect(tell(directory, { kind: 'objectsFreed', process: 'driver', places })).toEqual([{ kind: 'unlinkFile', segment, path: `/store/${segment}` }])
     expect(directory.usage.fileBytes).toBe(0)
   })

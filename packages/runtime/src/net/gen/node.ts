@@ -276,11 +276,14 @@ export interface ObjectsFreed {
   places: StoredPlace[];
 }
 
+/** Whose block it is stands in it, since messages cross: a block may hold another object by the time one of them arrives. */
 export interface StoredPlace {
   segment: string;
   offset: number;
   bytes: number;
   node: string;
+  owner: string;
+  object: number;
 }
 
 /**
@@ -501,7 +504,7 @@ export interface SegmentGrant {
   failure: Failure | undefined;
 }
 
-/** to the creator of the segment */
+/** To the creator of the segment: these objects are not there any more (freed, or written to disk). A block that holds another object by now is left alone. */
 export interface BlocksFreed {
   places: StoredPlace[];
   /** false: reuse them; true: never write them again, their owner died and others may still read them */
@@ -2903,7 +2906,7 @@ export const ObjectsFreed: MessageFns<ObjectsFreed> = {
 };
 
 function createBaseStoredPlace(): StoredPlace {
-  return { segment: "", offset: 0, bytes: 0, node: "" };
+  return { segment: "", offset: 0, bytes: 0, node: "", owner: "", object: 0 };
 }
 
 export const StoredPlace: MessageFns<StoredPlace> = {
@@ -2919,6 +2922,12 @@ export const StoredPlace: MessageFns<StoredPlace> = {
     }
     if (message.node !== "") {
       writer.uint32(34).string(message.node);
+    }
+    if (message.owner !== "") {
+      writer.uint32(42).string(message.owner);
+    }
+    if (message.object !== 0) {
+      writer.uint32(49).double(message.object);
     }
     return writer;
   },
@@ -2966,6 +2975,22 @@ export const StoredPlace: MessageFns<StoredPlace> = {
             }
 
             message.node = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.owner = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.object = reader.double();
             continue;
           }
         }
