@@ -19,6 +19,12 @@ export const protobufFileName = "mesh.proto";
 
 export interface MeshFrame {
   messages: MeshMessage[];
+  /** of sessions (TCP): counts frames from 1; 0: only says what was received */
+  seq: number;
+  /** the last frame received in order from the other end */
+  ack: number;
+  /** 1: the last frame, the sender closes; 2: the sender aborts */
+  end: number;
 }
 
 export interface MeshMessage {
@@ -50,12 +56,16 @@ export interface MeshMessage {
     | undefined;
 }
 
-/** First message in both directions. A daemon refuses others of another cluster, and nodes that it knows to be dead. */
+/**
+ * First message in both directions. A daemon refuses others of another cluster, and nodes that it knows to be dead.
+ * `head`: HOST:PORT of the head, as far as the sender knows.
+ */
 export interface MeshHello {
   cluster: string;
   node: string;
   address: string;
   epoch: number;
+  head: string;
 }
 
 export interface NodeInfo {
@@ -108,11 +118,12 @@ export interface ProcessInfo {
   jobId: string;
 }
 
+/** `worker` "": it waits for one. `alive`: its constructor is done. `attempt`: of the order that placed it. */
 export interface ActorHere {
   actor: string;
   worker: string;
   address: string;
-  incarnation: number;
+  attempt: number;
   alive: boolean;
   gpuIndices: number[];
 }
@@ -120,7 +131,7 @@ export interface ActorHere {
 export interface GroupHere {
   group: string;
   bundles: { [key: number]: Resources };
-  committed: boolean;
+  committed: number[];
 }
 
 export interface GroupHere_BundlesEntry {
@@ -171,6 +182,7 @@ export interface GroupInfo {
   group: string;
   state: string;
   nodes: string[];
+  bundles: Resources[];
 }
 
 export interface Leave {
@@ -214,24 +226,27 @@ export interface Order {
     | undefined;
 }
 
+/** `attempt` grows with each placement of the same actor or group, so that a report about an earlier one is known as such. */
 export interface ActorPlace {
   actor: string;
   job: string;
   config: JobConfig | undefined;
   shape: Shape | undefined;
   label: string;
-  incarnation: number;
+  attempt: number;
 }
 
 export interface ActorRelease {
   actor: string;
   force: boolean;
   reason: string;
+  attempt: number;
 }
 
 export interface BundlesPrepare {
   group: string;
   bundles: { [key: number]: Resources };
+  attempt: number;
 }
 
 export interface BundlesPrepare_BundlesEntry {
@@ -241,6 +256,7 @@ export interface BundlesPrepare_BundlesEntry {
 
 export interface BundlesCommit {
   group: string;
+  attempt: number;
 }
 
 export interface BundlesReturn {
@@ -265,29 +281,33 @@ export interface ActorPlaced {
   worker: string;
   address: string;
   gpuIndices: number[];
-  incarnation: number;
+  attempt: number;
 }
 
 export interface ActorUnplaceable {
   actor: string;
   failure: Failure | undefined;
+  attempt: number;
 }
 
 export interface ActorWorkerLost {
   actor: string;
   worker: string;
   failure: Failure | undefined;
+  attempt: number;
 }
 
 export interface BundlesPrepared {
   node: string;
   group: string;
+  attempt: number;
 }
 
 export interface BundlesRefused {
   node: string;
   group: string;
   reason: string;
+  attempt: number;
 }
 
 export interface WorkerBound {
@@ -369,13 +389,22 @@ export interface PackagePart {
 }
 
 function createBaseMeshFrame(): MeshFrame {
-  return { messages: [] };
+  return { messages: [], seq: 0, ack: 0, end: 0 };
 }
 
 export const MeshFrame: MessageFns<MeshFrame> = {
   encode(message: MeshFrame, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.messages) {
       MeshMessage.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.seq !== 0) {
+      writer.uint32(17).double(message.seq);
+    }
+    if (message.ack !== 0) {
+      writer.uint32(25).double(message.ack);
+    }
+    if (message.end !== 0) {
+      writer.uint32(32).uint32(message.end);
     }
     return writer;
   },
@@ -399,6 +428,30 @@ export const MeshFrame: MessageFns<MeshFrame> = {
             }
 
             message.messages.push(MeshMessage.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.seq = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.ack = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.end = reader.uint32();
             continue;
           }
         }
@@ -716,7 +769,7 @@ export const MeshMessage: MessageFns<MeshMessage> = {
 };
 
 function createBaseMeshHello(): MeshHello {
-  return { cluster: "", node: "", address: "", epoch: 0 };
+  return { cluster: "", node: "", address: "", epoch: 0, head: "" };
 }
 
 export const MeshHello: MessageFns<MeshHello> = {
@@ -732,6 +785,9 @@ export const MeshHello: MessageFns<MeshHello> = {
     }
     if (message.epoch !== 0) {
       writer.uint32(33).double(message.epoch);
+    }
+    if (message.head !== "") {
+      writer.uint32(42).string(message.head);
     }
     return writer;
   },
@@ -779,6 +835,14 @@ export const MeshHello: MessageFns<MeshHello> = {
             }
 
             message.epoch = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.head = reader.string();
             continue;
           }
         }
@@ -1251,7 +1315,7 @@ export const ProcessInfo: MessageFns<ProcessInfo> = {
 };
 
 function createBaseActorHere(): ActorHere {
-  return { actor: "", worker: "", address: "", incarnation: 0, alive: false, gpuIndices: [] };
+  return { actor: "", worker: "", address: "", attempt: 0, alive: false, gpuIndices: [] };
 }
 
 export const ActorHere: MessageFns<ActorHere> = {
@@ -1265,8 +1329,8 @@ export const ActorHere: MessageFns<ActorHere> = {
     if (message.address !== "") {
       writer.uint32(26).string(message.address);
     }
-    if (message.incarnation !== 0) {
-      writer.uint32(32).uint32(message.incarnation);
+    if (message.attempt !== 0) {
+      writer.uint32(32).uint32(message.attempt);
     }
     if (message.alive !== false) {
       writer.uint32(40).bool(message.alive);
@@ -1323,7 +1387,7 @@ export const ActorHere: MessageFns<ActorHere> = {
               break;
             }
 
-            message.incarnation = reader.uint32();
+            message.attempt = reader.uint32();
             continue;
           }
           case 5: {
@@ -1366,7 +1430,7 @@ export const ActorHere: MessageFns<ActorHere> = {
 };
 
 function createBaseGroupHere(): GroupHere {
-  return { group: "", bundles: {}, committed: false };
+  return { group: "", bundles: {}, committed: [] };
 }
 
 export const GroupHere: MessageFns<GroupHere> = {
@@ -1377,8 +1441,12 @@ export const GroupHere: MessageFns<GroupHere> = {
     globalThis.Object.entries(message.bundles).forEach(([key, value]: [string, Resources]) => {
       GroupHere_BundlesEntry.encode({ key: key as any, value }, writer.uint32(18).fork()).join();
     });
-    if (message.committed !== false) {
-      writer.uint32(24).bool(message.committed);
+    if (message.committed.length !== 0) {
+      writer.uint32(26).fork();
+      for (const v of message.committed) {
+        writer.uint32(v);
+      }
+      writer.join();
     }
     return writer;
   },
@@ -1416,12 +1484,22 @@ export const GroupHere: MessageFns<GroupHere> = {
             continue;
           }
           case 3: {
-            if (tag !== 24) {
-              break;
+            if (tag === 24) {
+              message.committed.push(reader.uint32());
+
+              continue;
             }
 
-            message.committed = reader.bool();
-            continue;
+            if (tag === 26) {
+              const end2 = reader.uint32() + reader.pos;
+              while (reader.pos < end2) {
+                message.committed.push(reader.uint32());
+              }
+
+              continue;
+            }
+
+            break;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
@@ -1878,7 +1956,7 @@ export const ClusterView: MessageFns<ClusterView> = {
 };
 
 function createBaseGroupInfo(): GroupInfo {
-  return { group: "", state: "", nodes: [] };
+  return { group: "", state: "", nodes: [], bundles: [] };
 }
 
 export const GroupInfo: MessageFns<GroupInfo> = {
@@ -1891,6 +1969,9 @@ export const GroupInfo: MessageFns<GroupInfo> = {
     }
     for (const v of message.nodes) {
       writer.uint32(26).string(v!);
+    }
+    for (const v of message.bundles) {
+      Resources.encode(v!, writer.uint32(34).fork()).join();
     }
     return writer;
   },
@@ -1930,6 +2011,14 @@ export const GroupInfo: MessageFns<GroupInfo> = {
             }
 
             message.nodes.push(reader.string());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.bundles.push(Resources.decode(reader, reader.uint32()));
             continue;
           }
         }
@@ -2334,7 +2423,7 @@ export const Order: MessageFns<Order> = {
 };
 
 function createBaseActorPlace(): ActorPlace {
-  return { actor: "", job: "", config: undefined, shape: undefined, label: "", incarnation: 0 };
+  return { actor: "", job: "", config: undefined, shape: undefined, label: "", attempt: 0 };
 }
 
 export const ActorPlace: MessageFns<ActorPlace> = {
@@ -2354,8 +2443,8 @@ export const ActorPlace: MessageFns<ActorPlace> = {
     if (message.label !== "") {
       writer.uint32(42).string(message.label);
     }
-    if (message.incarnation !== 0) {
-      writer.uint32(48).uint32(message.incarnation);
+    if (message.attempt !== 0) {
+      writer.uint32(48).uint32(message.attempt);
     }
     return writer;
   },
@@ -2418,7 +2507,7 @@ export const ActorPlace: MessageFns<ActorPlace> = {
               break;
             }
 
-            message.incarnation = reader.uint32();
+            message.attempt = reader.uint32();
             continue;
           }
         }
@@ -2435,7 +2524,7 @@ export const ActorPlace: MessageFns<ActorPlace> = {
 };
 
 function createBaseActorRelease(): ActorRelease {
-  return { actor: "", force: false, reason: "" };
+  return { actor: "", force: false, reason: "", attempt: 0 };
 }
 
 export const ActorRelease: MessageFns<ActorRelease> = {
@@ -2448,6 +2537,9 @@ export const ActorRelease: MessageFns<ActorRelease> = {
     }
     if (message.reason !== "") {
       writer.uint32(26).string(message.reason);
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(32).uint32(message.attempt);
     }
     return writer;
   },
@@ -2489,6 +2581,14 @@ export const ActorRelease: MessageFns<ActorRelease> = {
             message.reason = reader.string();
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.attempt = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -2503,7 +2603,7 @@ export const ActorRelease: MessageFns<ActorRelease> = {
 };
 
 function createBaseBundlesPrepare(): BundlesPrepare {
-  return { group: "", bundles: {} };
+  return { group: "", bundles: {}, attempt: 0 };
 }
 
 export const BundlesPrepare: MessageFns<BundlesPrepare> = {
@@ -2514,6 +2614,9 @@ export const BundlesPrepare: MessageFns<BundlesPrepare> = {
     globalThis.Object.entries(message.bundles).forEach(([key, value]: [string, Resources]) => {
       BundlesPrepare_BundlesEntry.encode({ key: key as any, value }, writer.uint32(18).fork()).join();
     });
+    if (message.attempt !== 0) {
+      writer.uint32(24).uint32(message.attempt);
+    }
     return writer;
   },
 
@@ -2547,6 +2650,14 @@ export const BundlesPrepare: MessageFns<BundlesPrepare> = {
             if (entry2.value !== undefined) {
               message.bundles[entry2.key] = entry2.value;
             }
+            continue;
+          }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.attempt = reader.uint32();
             continue;
           }
         }
@@ -2620,13 +2731,16 @@ export const BundlesPrepare_BundlesEntry: MessageFns<BundlesPrepare_BundlesEntry
 };
 
 function createBaseBundlesCommit(): BundlesCommit {
-  return { group: "" };
+  return { group: "", attempt: 0 };
 }
 
 export const BundlesCommit: MessageFns<BundlesCommit> = {
   encode(message: BundlesCommit, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.group !== "") {
       writer.uint32(10).string(message.group);
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(16).uint32(message.attempt);
     }
     return writer;
   },
@@ -2650,6 +2764,14 @@ export const BundlesCommit: MessageFns<BundlesCommit> = {
             }
 
             message.group = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.attempt = reader.uint32();
             continue;
           }
         }
@@ -2851,7 +2973,7 @@ export const Report: MessageFns<Report> = {
 };
 
 function createBaseActorPlaced(): ActorPlaced {
-  return { actor: "", worker: "", address: "", gpuIndices: [], incarnation: 0 };
+  return { actor: "", worker: "", address: "", gpuIndices: [], attempt: 0 };
 }
 
 export const ActorPlaced: MessageFns<ActorPlaced> = {
@@ -2872,8 +2994,8 @@ export const ActorPlaced: MessageFns<ActorPlaced> = {
       }
       writer.join();
     }
-    if (message.incarnation !== 0) {
-      writer.uint32(40).uint32(message.incarnation);
+    if (message.attempt !== 0) {
+      writer.uint32(40).uint32(message.attempt);
     }
     return writer;
   },
@@ -2938,7 +3060,7 @@ export const ActorPlaced: MessageFns<ActorPlaced> = {
               break;
             }
 
-            message.incarnation = reader.uint32();
+            message.attempt = reader.uint32();
             continue;
           }
         }
@@ -2955,7 +3077,7 @@ export const ActorPlaced: MessageFns<ActorPlaced> = {
 };
 
 function createBaseActorUnplaceable(): ActorUnplaceable {
-  return { actor: "", failure: undefined };
+  return { actor: "", failure: undefined, attempt: 0 };
 }
 
 export const ActorUnplaceable: MessageFns<ActorUnplaceable> = {
@@ -2965,6 +3087,9 @@ export const ActorUnplaceable: MessageFns<ActorUnplaceable> = {
     }
     if (message.failure !== undefined) {
       Failure.encode(message.failure, writer.uint32(18).fork()).join();
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(24).uint32(message.attempt);
     }
     return writer;
   },
@@ -2998,6 +3123,14 @@ export const ActorUnplaceable: MessageFns<ActorUnplaceable> = {
             message.failure = Failure.decode(reader, reader.uint32());
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.attempt = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3012,7 +3145,7 @@ export const ActorUnplaceable: MessageFns<ActorUnplaceable> = {
 };
 
 function createBaseActorWorkerLost(): ActorWorkerLost {
-  return { actor: "", worker: "", failure: undefined };
+  return { actor: "", worker: "", failure: undefined, attempt: 0 };
 }
 
 export const ActorWorkerLost: MessageFns<ActorWorkerLost> = {
@@ -3025,6 +3158,9 @@ export const ActorWorkerLost: MessageFns<ActorWorkerLost> = {
     }
     if (message.failure !== undefined) {
       Failure.encode(message.failure, writer.uint32(26).fork()).join();
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(32).uint32(message.attempt);
     }
     return writer;
   },
@@ -3066,6 +3202,14 @@ export const ActorWorkerLost: MessageFns<ActorWorkerLost> = {
             message.failure = Failure.decode(reader, reader.uint32());
             continue;
           }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.attempt = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3080,7 +3224,7 @@ export const ActorWorkerLost: MessageFns<ActorWorkerLost> = {
 };
 
 function createBaseBundlesPrepared(): BundlesPrepared {
-  return { node: "", group: "" };
+  return { node: "", group: "", attempt: 0 };
 }
 
 export const BundlesPrepared: MessageFns<BundlesPrepared> = {
@@ -3090,6 +3234,9 @@ export const BundlesPrepared: MessageFns<BundlesPrepared> = {
     }
     if (message.group !== "") {
       writer.uint32(18).string(message.group);
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(24).uint32(message.attempt);
     }
     return writer;
   },
@@ -3123,6 +3270,14 @@ export const BundlesPrepared: MessageFns<BundlesPrepared> = {
             message.group = reader.string();
             continue;
           }
+          case 3: {
+            if (tag !== 24) {
+              break;
+            }
+
+            message.attempt = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -3137,7 +3292,7 @@ export const BundlesPrepared: MessageFns<BundlesPrepared> = {
 };
 
 function createBaseBundlesRefused(): BundlesRefused {
-  return { node: "", group: "", reason: "" };
+  return { node: "", group: "", reason: "", attempt: 0 };
 }
 
 export const BundlesRefused: MessageFns<BundlesRefused> = {
@@ -3150,6 +3305,9 @@ export const BundlesRefused: MessageFns<BundlesRefused> = {
     }
     if (message.reason !== "") {
       writer.uint32(26).string(message.reason);
+    }
+    if (message.attempt !== 0) {
+      writer.uint32(32).uint32(message.attempt);
     }
     return writer;
   },
@@ -3189,6 +3347,14 @@ export const BundlesRefused: MessageFns<BundlesRefused> = {
             }
 
             message.reason = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.attempt = reader.uint32();
             continue;
           }
         }

@@ -19,10 +19,19 @@ export const protobufFileName = "node.proto";
 
 export interface ProcessFrame {
   messages: ProcessMessage[];
+  /** of sessions (TCP): counts frames from 1; 0: only says what was received */
+  seq: number;
+  /** the last frame received in order from the other end */
+  ack: number;
+  /** 1: the last frame, the sender closes; 2: the sender aborts */
+  end: number;
 }
 
 export interface NodeFrame {
   messages: NodeMessage[];
+  seq: number;
+  ack: number;
+  end: number;
 }
 
 /** Amounts in ten-thousandths (fixed point), so that 0.1 + 0.2 is 0.3. */
@@ -159,6 +168,8 @@ export interface LeaseDemand {
   backlog: number;
   /** name of a waiting task, for warnings */
   label: string;
+  /** between nodes: grants of this key that the sender has seen, so that one that crosses this message is not counted twice */
+  seen: number;
 }
 
 export interface LeaseReturn {
@@ -240,6 +251,17 @@ export interface GroupCreate {
   strategy: string;
   bundles: Resources[];
   detached: boolean;
+  /** of bundle i: labels that its node must have; empty list: none */
+  selectors: Selector[];
+}
+
+export interface Selector {
+  labels: { [key: string]: string };
+}
+
+export interface Selector_LabelsEntry {
+  key: string;
+  value: string;
 }
 
 export interface GroupRemove {
@@ -601,13 +623,22 @@ export interface Drained {
 }
 
 function createBaseProcessFrame(): ProcessFrame {
-  return { messages: [] };
+  return { messages: [], seq: 0, ack: 0, end: 0 };
 }
 
 export const ProcessFrame: MessageFns<ProcessFrame> = {
   encode(message: ProcessFrame, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.messages) {
       ProcessMessage.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.seq !== 0) {
+      writer.uint32(17).double(message.seq);
+    }
+    if (message.ack !== 0) {
+      writer.uint32(25).double(message.ack);
+    }
+    if (message.end !== 0) {
+      writer.uint32(32).uint32(message.end);
     }
     return writer;
   },
@@ -633,6 +664,30 @@ export const ProcessFrame: MessageFns<ProcessFrame> = {
             message.messages.push(ProcessMessage.decode(reader, reader.uint32()));
             continue;
           }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.seq = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.ack = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.end = reader.uint32();
+            continue;
+          }
         }
         if ((tag & 7) === 4 || tag === 0) {
           break;
@@ -647,13 +702,22 @@ export const ProcessFrame: MessageFns<ProcessFrame> = {
 };
 
 function createBaseNodeFrame(): NodeFrame {
-  return { messages: [] };
+  return { messages: [], seq: 0, ack: 0, end: 0 };
 }
 
 export const NodeFrame: MessageFns<NodeFrame> = {
   encode(message: NodeFrame, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.messages) {
       NodeMessage.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.seq !== 0) {
+      writer.uint32(17).double(message.seq);
+    }
+    if (message.ack !== 0) {
+      writer.uint32(25).double(message.ack);
+    }
+    if (message.end !== 0) {
+      writer.uint32(32).uint32(message.end);
     }
     return writer;
   },
@@ -677,6 +741,30 @@ export const NodeFrame: MessageFns<NodeFrame> = {
             }
 
             message.messages.push(NodeMessage.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.seq = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.ack = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.end = reader.uint32();
             continue;
           }
         }
@@ -1761,7 +1849,7 @@ export const JobConfig_EnvEntry: MessageFns<JobConfig_EnvEntry> = {
 };
 
 function createBaseLeaseDemand(): LeaseDemand {
-  return { key: 0, shape: undefined, wanted: 0, backlog: 0, label: "" };
+  return { key: 0, shape: undefined, wanted: 0, backlog: 0, label: "", seen: 0 };
 }
 
 export const LeaseDemand: MessageFns<LeaseDemand> = {
@@ -1780,6 +1868,9 @@ export const LeaseDemand: MessageFns<LeaseDemand> = {
     }
     if (message.label !== "") {
       writer.uint32(42).string(message.label);
+    }
+    if (message.seen !== 0) {
+      writer.uint32(49).double(message.seen);
     }
     return writer;
   },
@@ -1835,6 +1926,14 @@ export const LeaseDemand: MessageFns<LeaseDemand> = {
             }
 
             message.label = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.seen = reader.double();
             continue;
           }
         }
@@ -2474,7 +2573,7 @@ export const ActorLookup: MessageFns<ActorLookup> = {
 };
 
 function createBaseGroupCreate(): GroupCreate {
-  return { group: "", name: "", strategy: "", bundles: [], detached: false };
+  return { group: "", name: "", strategy: "", bundles: [], detached: false, selectors: [] };
 }
 
 export const GroupCreate: MessageFns<GroupCreate> = {
@@ -2493,6 +2592,9 @@ export const GroupCreate: MessageFns<GroupCreate> = {
     }
     if (message.detached !== false) {
       writer.uint32(40).bool(message.detached);
+    }
+    for (const v of message.selectors) {
+      Selector.encode(v!, writer.uint32(50).fork()).join();
     }
     return writer;
   },
@@ -2548,6 +2650,120 @@ export const GroupCreate: MessageFns<GroupCreate> = {
             }
 
             message.detached = reader.bool();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.selectors.push(Selector.decode(reader, reader.uint32()));
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseSelector(): Selector {
+  return { labels: {} };
+}
+
+export const Selector: MessageFns<Selector> = {
+  encode(message: Selector, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    globalThis.Object.entries(message.labels).forEach(([key, value]: [string, string]) => {
+      Selector_LabelsEntry.encode({ key: key as any, value }, writer.uint32(10).fork()).join();
+    });
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Selector {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSelector();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            const entry1 = Selector_LabelsEntry.decode(reader, reader.uint32());
+            if (entry1.value !== undefined) {
+              message.labels[entry1.key] = entry1.value;
+            }
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseSelector_LabelsEntry(): Selector_LabelsEntry {
+  return { key: "", value: "" };
+}
+
+export const Selector_LabelsEntry: MessageFns<Selector_LabelsEntry> = {
+  encode(message: Selector_LabelsEntry, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.key !== "") {
+      writer.uint32(10).string(message.key);
+    }
+    if (message.value !== "") {
+      writer.uint32(18).string(message.value);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): Selector_LabelsEntry {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseSelector_LabelsEntry();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 10) {
+              break;
+            }
+
+            message.key = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.value = reader.string();
             continue;
           }
         }

@@ -19,6 +19,12 @@ export const protobufFileName = "peer.proto";
 
 export interface PeerFrame {
   messages: PeerMessage[];
+  /** of sessions (TCP): counts frames from 1; 0: only says what was received */
+  seq: number;
+  /** the last frame received in order from the other end */
+  ack: number;
+  /** 1: the last frame, the sender closes; 2: the sender aborts */
+  end: number;
 }
 
 export interface PeerMessage {
@@ -241,13 +247,22 @@ export interface Creation_ConcurrencyGroupsEntry {
 }
 
 function createBasePeerFrame(): PeerFrame {
-  return { messages: [] };
+  return { messages: [], seq: 0, ack: 0, end: 0 };
 }
 
 export const PeerFrame: MessageFns<PeerFrame> = {
   encode(message: PeerFrame, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     for (const v of message.messages) {
       PeerMessage.encode(v!, writer.uint32(10).fork()).join();
+    }
+    if (message.seq !== 0) {
+      writer.uint32(17).double(message.seq);
+    }
+    if (message.ack !== 0) {
+      writer.uint32(25).double(message.ack);
+    }
+    if (message.end !== 0) {
+      writer.uint32(32).uint32(message.end);
     }
     return writer;
   },
@@ -271,6 +286,30 @@ export const PeerFrame: MessageFns<PeerFrame> = {
             }
 
             message.messages.push(PeerMessage.decode(reader, reader.uint32()));
+            continue;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.seq = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.ack = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.end = reader.uint32();
             continue;
           }
         }
