@@ -1,10 +1,10 @@
 /**
- * For tests of programs that use the runtime: what this process holds, so that a test can say that nothing is left.
+ * What this process holds, so that a test can say that nothing is left.
  */
-import { current } from './core/current.ts'
-import type { LocalReport } from './core/report.ts'
+import { current } from '../core/current.ts'
+import type { LocalReport } from '../core/report.ts'
 
-export type { LocalReport, LocalTask } from './core/report.ts'
+export type { LocalReport, LocalTask } from '../core/report.ts'
 
 const TASKS_SHOWN = 100
 
