@@ -130,6 +130,22 @@ export const ERRORS = {
   },
   UNAUTHENTICATED: { retry: false, text: (d: { address: string }) => `${d.address} refused the token; use the one that its cluster was started with` },
   CLUSTER_REFUSED: { retry: false, text: (d: { address: string; reason: string }) => `the daemon at ${d.address} does not take this node in: ${d.reason}` },
+  CONTROL_STORE_UNREACHABLE: {
+    retry: true,
+    text: (d: { store: string; call: string; waitedMs: number; reason: string }) =>
+      `the control store ${d.store} did not answer ${d.call} for ${d.waitedMs} ms: ${d.reason}; a write may have happened; start it, or make it reachable from this machine`,
+  },
+  CONTROL_STORE_FAILED: { retry: false, text: (d: { store: string; reason: string }) => `the control store ${d.store} cannot be used: ${d.reason}` },
+  CONTROL_STORE_IN_USE: {
+    retry: true,
+    text: (d: { path: string; holder: string }) =>
+      `the control store ${d.path} is in use by ${d.holder}: a cluster has one head; stop that one, or give this one a file of its own with --store sqlite:/PATH`,
+  },
+  LEASE_LOST: {
+    retry: false,
+    text: (d: { store: string; key: string }) =>
+      `the lease on "${d.key}" in the control store ${d.store} is over, and another process may hold it: nothing was written`,
+  },
   PLATFORM_UNSUPPORTED: { retry: false, text: (d: { platform: string }) => `Beamline runs on Linux (x64, arm64) and macOS, not on ${d.platform}` },
   INTERNAL: { retry: false, text: (d: { what: string }) => `a defect of Beamline: ${d.what}` },
 } as const
