@@ -141,10 +141,29 @@ export const ERRORS = {
     text: (d: { path: string; holder: string }) =>
       `the control store ${d.path} is in use by ${d.holder}: a cluster has one head; stop that one, or give this one a file of its own with --store sqlite:/PATH`,
   },
+  HEAD_EXISTS: {
+    retry: true,
+    text: (d: { store: string; cluster: string; node: string; address: string; host: string; pid: number }) =>
+      `cluster ${d.cluster} has a head: node ${d.node} at ${d.address} on ${d.host} (pid ${d.pid}), which renews its lease in ${d.store}; join it with --address ${d.address}, or stop it first`,
+  },
   LEASE_LOST: {
     retry: false,
     text: (d: { store: string; key: string }) =>
       `the lease on "${d.key}" in the control store ${d.store} is over, and another process may hold it: nothing was written`,
+  },
+  SESSION_UNKNOWN: {
+    retry: false,
+    text: (d: { address: string }) => `the process at ${d.address} is another one than before: what was sent to the old one and not answered is lost`,
+  },
+  TLS_REFUSED: {
+    retry: false,
+    text: (d: { address: string; reason: string }) =>
+      `no TLS connection with ${d.address}: ${d.reason}; both ends need certificates of the same cluster, see --tls-dir`,
+  },
+  LISTEN_REFUSED: {
+    retry: false,
+    text: (d: { address: string }) =>
+      `${d.address} can be reached from other machines, and without TLS everything on it can be read and changed; pass --tls to encrypt every connection, or --insecure if the network is private`,
   },
   PLATFORM_UNSUPPORTED: { retry: false, text: (d: { platform: string }) => `Beamline runs on Linux (x64, arm64) and macOS, not on ${d.platform}` },
   INTERNAL: { retry: false, text: (d: { what: string }) => `a defect of Beamline: ${d.what}` },

@@ -1,0 +1,24 @@
+/**
+ * Addresses of processes: where those of the same machine reach one, and where those of others do. Opaque everywhere else.
+ *
+ * `unix:/path` in a cluster of one machine, `unix:/path@NODE,HOST:PORT` where there are others.
+ */
+export interface Endpoint {
+  /** `unix:/path` */
+  readonly unix: string
+  /** The node of the process; "" in a cluster of one. */
+  readonly node: string
+  /** `HOST:PORT`; "" when only its own machine can reach it. */
+  readonly tcp: string
+}
+
+export function formatEndpoint({ unix, node, tcp }: Endpoint): string {
+  return tcp === '' ? unix : `${unix}@${node},${tcp}`
+}
+
+/** What to dial from a process of node `ownNode`. */
+export function reach(address: string, ownNode: string): string {
+  const [, unix, node, tcp] = /^(unix:.*)@([^@,]*),([^@,]+)$/.exec(address) ?? []
+  if (unix === undefined) return address
+  return node === ownNode ? unix : (tcp as string)
+}

@@ -1,0 +1,125 @@
+/**
+ * Faults of the network on purpose, for tests: `BEAMLINE_TEST_FAULTS` loses or delays messages between machines by probability and kind.
+ *
+ *     BEAMLINE_TEST_FAULTS='mesh.fromProcess:request=0.1,response=0.05,delay=5-20ms;bulk.chunk:request=0.05;seed=7'
+ *
+ * A kind is the service and the name of the message (`mesh.fromProcess`, `peer.push`, `bulk.chunk`), or `mesh.*`. `request`: it is lost before it
+ * arrives. `response`: it arrives and its confirmation is lost. `delay`: it leaves that much later, and all that follows on its link after it; with
+ * `@0.2` behind it only that often. On a link both losses break the connection at that point, as a network would. Links on unix sockets know no
+ * faults. Without a seed one is drawn and printed, so that a run can be repeated.
+ */
+import { randomInt } from 'node:crypto'
+import { BeamlineError } from '../errors.ts'
+
+export interface FaultRule {
+  readonly request: number
+  readonly response: number
+  readonly delay: { readonly minMs: number; readonly maxMs: number; readonly probability: number } | undefined
+}
+
+type Messages = readonly { body?: { $case: string } | undefined }[]
+
+export class Faults {
+  readonly seed: number
+  readonly #rules: ReadonlyMap<string, FaultRule>
+  #random: number
+
+  constructor(rules: ReadonlyMap<string, FaultRule>, seed: number) {
+    this.#rules = rules
+    this.seed = seed
+    this.#random = seed
+  }
+
+  losesRequest(service: string, messages: Messages): boolean {
+    return this.#some(service, messages, (rule) => rule.request)
+  }
+
+  losesResponse(service: string, messages: Messages): boolean {
+    return this.#some(service, messages, (rule) => rule.response)
+  }
+
+  /** The longest delay of the messages in a frame; 0 for none. */
+  delayMs(service: string, messages: Messages): number {
+    let delayMs = 0
+    for (const { body } of messages) {
+      const delay = body && this.#rule(service, body.$case)?.delay
+      if (delay && this.#next() < delay.probability) delayMs = Math.max(delayMs, delay.minMs + this.#next() * (delay.maxMs - delay.minMs))
+    }
+    return delayMs
+  }
+
+  /** Of something that is no message: does it get lost on its way? */
+  loses(service: string, kind: string): boolean {
+    const rule = this.#rule(service, kind)
+    return rule !== undefined && rule.request > 0 && this.#next() < rule.request
+  }
+
+  #some(service: string, messages: Messages, probability: (rule: FaultRule) => number): boolean {
+    for (const { body } of messages) {
+      const rule = body && this.#rule(service, body.$case)
+      if (rule && probability(rule) > 0 && this.#next() < probability(rule)) return true
+    }
+    return false
+  }
+
+  #rule(service: string, kind: string): FaultRule | undefined {
+    return this.#rules.get(`${service}.${kind}`) ?? this.#rules.get(`${service}.*`)
+  }
+
+  /** Uniform in [0, 1): the mulberry32 generator. */
+  #next(): number {
+    this.#random = (this.#random + 0x6d2b79f5) | 0
+    let mixed = Math.imul(this.#random ^ (this.#random >>> 15), 1 | this.#random)
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 4_294_967_296
+  }
+}
+
+/** @throws BeamlineError INVALID_ARGUMENT with the position of what is wrong */
+export function parseFaults(text: string, drawSeed: () => number = () => randomInt(2 ** 31)): Faults {
+  const rules = new Map<string, FaultRule>()
+  let seed: number | undefined
+  let position = 0
+  const refuse = (at: number, expected: string): never => {
+    throw new BeamlineError('INVALID_ARGUMENT', { what: `BEAMLINE_TEST_FAULTS at position ${at}`, got: JSON.stringify(text.slice(at, at + 20)), expected })
+  }
+  for (const entry of text.split(';')) {
+    const start = position
+    position += entry.length + 1
+    if (entry.trim() === '') continue
+    const seeded = /^\s*seed=(\d+)\s*$/.exec(entry)
+    if (seeded) {
+      seed = Number(seeded[1])
+      continue
+    }
+    const colon = entry.indexOf(':')
+    const kind = entry.slice(0, Math.max(colon, 0)).trim()
+    if (!/^\w+\.(\w+|\*)$/.test(kind)) refuse(start, 'SERVICE.MESSAGE:ACTION=VALUE,… or seed=N')
+    const rule: { -readonly [K in keyof FaultRule]: FaultRule[K] } = { request: 0, response: 0, delay: undefined }
+    let at = start + colon + 1
+    for (const action of entry.slice(colon + 1).split(',')) {
+      const loss = /^\s*(request|response)=(\d*\.?\d+)\s*$/.exec(action)
+      const delay = /^\s*delay=(\d+)-(\d+)ms(?:@(\d*\.?\d+))?\s*$/.exec(action)
+      const probability = Number(loss?.[2] ?? delay?.[3] ?? 1)
+      if (probability > 1) refuse(at, 'a probability from 0 to 1')
+      if (loss) rule[loss[1] as 'request' | 'response'] = probability
+      else if (delay) rule.delay = { minMs: Number(delay[1]), maxMs: Number(delay[2]), probability }
+      else refuse(at, 'request=P, response=P or delay=MIN-MAXms[@P]')
+      at += action.length + 1
+    }
+    rules.set(kind, rule)
+  }
+  return new Faults(rules, seed ?? drawSeed())
+}
+
+let parsed: { readonly faults: Faults | undefined } | undefined
+
+/** What BEAMLINE_TEST_FAULTS asks of this process; says on stderr how to repeat it. */
+export function faultsOfEnvironment(): Faults | undefined {
+  if (parsed) return parsed.faults
+  const text = process.env['BEAMLINE_TEST_FAULTS']
+  const faults = text ? parseFaults(text) : undefined
+  parsed = { faults }
+  if (faults) process.stderr.write(`beamline: faults on purpose, with seed=${faults.seed}: ${text}\n`)
+  return faults
+}
