@@ -90,10 +90,11 @@ export interface ControlStore {
   /**
    * Take a key that is free.
    *
-   * @param also - written in the same transaction
-   * @returns undefined when somebody has it
+   * @param also - written in the same transaction, if every key of it has its revision
+   * @param over - take the key from the lease that has this revision: its holder is known to be gone
+   * @returns undefined when somebody has it, or `also` has other revisions
    */
-  lease(key: string, value: Uint8Array, ttlMs: number, also?: readonly Conditional[]): Promise<Lease | undefined>
+  lease(key: string, value: Uint8Array, ttlMs: number, also?: readonly Conditional[], over?: number): Promise<Lease | undefined>
   /** Wait for what was asked for, then end the connections. Leases are kept until their time is over. */
   close(): Promise<void>
 }

@@ -84,9 +84,9 @@ export class StoreClient implements ControlStore {
     return revision
   }
 
-  async lease(key: string, value: Uint8Array, ttlMs: number, also: readonly Conditional[] = []): Promise<Lease | undefined> {
+  async lease(key: string, value: Uint8Array, ttlMs: number, also: readonly Conditional[] = [], over: number = 0): Promise<Lease | undefined> {
     const token = randomBytes(8).toString('hex')
-    const conditions = [{ key, revision: 0 }, ...also.map((one) => ({ key: one.key, revision: one.expectedRevision }))]
+    const conditions = [{ key, revision: over }, ...also.map((one) => ({ key: one.key, revision: one.expectedRevision }))]
     const operations: Operation[] = [{ kind: 'put', key, value, token, ttlMs }, ...also.map(toOperation)]
     const askedMs = performance.now()
     const revision = await this.#commit('lease', conditions, operations)
