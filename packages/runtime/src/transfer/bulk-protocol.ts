@@ -114,7 +114,8 @@ export function decodeRequest(text: Buffer): BulkRequest {
   const request = JSON.parse(text.toString()) as BulkRequest
   const { owner, object, bytes, segment, offset, have, feeds, wanted } = request
   const counts = [object, bytes, offset, have, feeds, ...wanted.flat()]
-  if (typeof owner !== 'string' || typeof segment !== 'string' || !counts.every((count) => Number.isSafeInteger(count) && count >= 0)) throw new Error('not a request')
+  if (typeof owner !== 'string' || typeof segment !== 'string' || !counts.every((count) => Number.isSafeInteger(count) && count >= 0))
+    throw new Error('not a request')
   return request
 }
 
