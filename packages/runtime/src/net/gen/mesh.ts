@@ -53,6 +53,8 @@ export interface MeshMessage {
     | { $case: "packageChunk"; value: PackageChunk }
     | { $case: "logBatch"; value: LogBatch }
     | { $case: "packagePart"; value: PackagePart }
+    | { $case: "copyMove"; value: CopyMove }
+    | { $case: "copyMoved"; value: CopyMoved }
     | undefined;
 }
 
@@ -326,6 +328,7 @@ export interface CopyAdded {
   segment: string;
   offset: number;
   bytes: number;
+  node: string;
 }
 
 export interface CopiesFreed {
@@ -348,6 +351,22 @@ export interface CopyFound {
   segment: string;
   offset: number;
   bytes: number;
+}
+
+/** From a node that drains: pull this and make it the primary copy. Answered by CopyMoved. */
+export interface CopyMove {
+  request: number;
+  object: ObjectName | undefined;
+  bytes: number;
+  label: string;
+}
+
+export interface CopyMoved {
+  request: number;
+  object: ObjectName | undefined;
+  segment: string;
+  offset: number;
+  failure: Failure | undefined;
 }
 
 export interface NodeQuery {
@@ -545,6 +564,12 @@ export const MeshMessage: MessageFns<MeshMessage> = {
         break;
       case "packagePart":
         PackagePart.encode(message.body.value, writer.uint32(194).fork()).join();
+        break;
+      case "copyMove":
+        CopyMove.encode(message.body.value, writer.uint32(202).fork()).join();
+        break;
+      case "copyMoved":
+        CopyMoved.encode(message.body.value, writer.uint32(210).fork()).join();
         break;
     }
     return writer;
@@ -753,6 +778,22 @@ export const MeshMessage: MessageFns<MeshMessage> = {
             }
 
             message.body = { $case: "packagePart", value: PackagePart.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 25: {
+            if (tag !== 202) {
+              break;
+            }
+
+            message.body = { $case: "copyMove", value: CopyMove.decode(reader, reader.uint32()) };
+            continue;
+          }
+          case 26: {
+            if (tag !== 210) {
+              break;
+            }
+
+            message.body = { $case: "copyMoved", value: CopyMoved.decode(reader, reader.uint32()) };
             continue;
           }
         }
@@ -3485,7 +3526,7 @@ export const ObjectName: MessageFns<ObjectName> = {
 };
 
 function createBaseCopyAdded(): CopyAdded {
-  return { object: undefined, segment: "", offset: 0, bytes: 0 };
+  return { object: undefined, segment: "", offset: 0, bytes: 0, node: "" };
 }
 
 export const CopyAdded: MessageFns<CopyAdded> = {
@@ -3501,6 +3542,9 @@ export const CopyAdded: MessageFns<CopyAdded> = {
     }
     if (message.bytes !== 0) {
       writer.uint32(33).double(message.bytes);
+    }
+    if (message.node !== "") {
+      writer.uint32(42).string(message.node);
     }
     return writer;
   },
@@ -3548,6 +3592,14 @@ export const CopyAdded: MessageFns<CopyAdded> = {
             }
 
             message.bytes = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.node = reader.string();
             continue;
           }
         }
@@ -3785,6 +3837,175 @@ export const CopyFound: MessageFns<CopyFound> = {
             }
 
             message.bytes = reader.double();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseCopyMove(): CopyMove {
+  return { request: 0, object: undefined, bytes: 0, label: "" };
+}
+
+export const CopyMove: MessageFns<CopyMove> = {
+  encode(message: CopyMove, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    if (message.object !== undefined) {
+      ObjectName.encode(message.object, writer.uint32(18).fork()).join();
+    }
+    if (message.bytes !== 0) {
+      writer.uint32(25).double(message.bytes);
+    }
+    if (message.label !== "") {
+      writer.uint32(34).string(message.label);
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CopyMove {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCopyMove();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.object = ObjectName.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.bytes = reader.double();
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.label = reader.string();
+            continue;
+          }
+        }
+        if ((tag & 7) === 4 || tag === 0) {
+          break;
+        }
+        reader.skip(tag & 7);
+      }
+      return message;
+    } finally {
+      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
+    }
+  },
+};
+
+function createBaseCopyMoved(): CopyMoved {
+  return { request: 0, object: undefined, segment: "", offset: 0, failure: undefined };
+}
+
+export const CopyMoved: MessageFns<CopyMoved> = {
+  encode(message: CopyMoved, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
+    if (message.request !== 0) {
+      writer.uint32(8).uint32(message.request);
+    }
+    if (message.object !== undefined) {
+      ObjectName.encode(message.object, writer.uint32(18).fork()).join();
+    }
+    if (message.segment !== "") {
+      writer.uint32(26).string(message.segment);
+    }
+    if (message.offset !== 0) {
+      writer.uint32(33).double(message.offset);
+    }
+    if (message.failure !== undefined) {
+      Failure.encode(message.failure, writer.uint32(42).fork()).join();
+    }
+    return writer;
+  },
+
+  decode(input: BinaryReader | Uint8Array, length?: number): CopyMoved {
+    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
+    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
+    if (previousRecursionDepth >= 100) {
+      throw new globalThis.Error("protobuf decode recursion limit exceeded");
+    }
+    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
+    try {
+      const end = length === undefined ? reader.len : reader.pos + length;
+      const message = createBaseCopyMoved();
+      while (reader.pos < end) {
+        const tag = reader.uint32();
+        switch (tag >>> 3) {
+          case 1: {
+            if (tag !== 8) {
+              break;
+            }
+
+            message.request = reader.uint32();
+            continue;
+          }
+          case 2: {
+            if (tag !== 18) {
+              break;
+            }
+
+            message.object = ObjectName.decode(reader, reader.uint32());
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.segment = reader.string();
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.offset = reader.double();
+            continue;
+          }
+          case 5: {
+            if (tag !== 42) {
+              break;
+            }
+
+            message.failure = Failure.decode(reader, reader.uint32());
             continue;
           }
         }
