@@ -22,3 +22,8 @@ export function reach(address: string, ownNode: string): string {
   if (unix === undefined) return address
   return node === ownNode ? unix : (tcp as string)
 }
+
+/** The node of a process; "" when its address names none. */
+export function nodeOf(address: string): string {
+  return /@([^@,]*),[^@,]+$/.exec(address)?.[1] ?? ''
+}

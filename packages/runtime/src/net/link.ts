@@ -216,13 +216,14 @@ type SecureConnector = ReturnType<grpc.ChannelCredentials['_createSecureConnecto
 class LinkCredentials extends grpc.ChannelCredentials {
   readonly #inner: grpc.ChannelCredentials
   readonly #background: boolean
-  readonly #onTlsError: (error: Error) => void
+  readonly #onTls: (error?: Error) => void
 
-  constructor(inner: grpc.ChannelCredentials, background: boolean, onTlsError: (error: Error) => void) {
+  /** @param onTls - called when a handshake succeeded, or with the error */
+  constructor(inner: grpc.ChannelCredentials, background: boolean, onTls: (error?: Error) => void) {
     super()
     this.#inner = inner
     this.#background = background
-    this.#onTlsError = onTlsError
+    this.#onTls = onTls
   }
 
   _isSecure(): boolean {
@@ -240,10 +241,11 @@ class LinkCredentials extends grpc.ChannelCredentials {
     const secure = async (socket: Socket): Promise<Awaited<ReturnType<SecureConnector['connect']>>> => {
       try {
         const result = await connect(quiet(socket))
-        result.socket.on('error', this.#onTlsError)
+        this.#onTls()
+        result.socket.on('error', this.#onTls)
         return { ...result, socket: quiet(result.socket) }
       } catch (error) {
-        this.#onTlsError(error as Error)
+        this.#onTls(error as Error)
         throw error
       }
     }
@@ -317,9 +319,11 @@ function openStream<A, B>(
   { background = false, tls }: DialOptions,
   headers: Record<string, string> = {},
 ): OpenStream<A, B> {
+  let secured = false
   let tlsError: string | undefined
   const credentials = new LinkCredentials(tls?.channel() ?? grpc.credentials.createInsecure(), background, (error) => {
-    tlsError ??= tlsReason(error)
+    if (error) tlsError ??= tlsReason(error)
+    else secured = true
   })
   const client = new grpc.Client(address, credentials, tls ? { ...CHANNEL_OPTIONS, 'grpc.ssl_target_name_override': tls.name } : CHANNEL_OPTIONS)
   const metadata = new grpc.Metadata()
@@ -332,7 +336,8 @@ function openStream<A, B>(
     if (code === grpc.status.UNAUTHENTICATED) return new BeamlineError('UNAUTHENTICATED', { address }, { cause: error })
     if (code === grpc.status.PERMISSION_DENIED) return new BeamlineError('TLS_REFUSED', { address, reason: details }, { cause: error })
     if (code === grpc.status.NOT_FOUND) return new BeamlineError('SESSION_UNKNOWN', { address }, { cause: error })
-    return new Error(details || error.message, { cause: error })
+    const hint = secured && code === grpc.status.UNAVAILABLE ? ', after the TLS handshake: the other end may refuse the certificate of this process' : ''
+    return new Error(`${details || error.message}${hint}`, { cause: error })
   }
   return { stream, client, describe }
 }

@@ -8,9 +8,9 @@
  * A folder holds `ca.pem`, `cert.pem` and `key.pem`. `generateTls` makes one; it holds everything that a machine needs to join, so it is copied to
  * each of them, like a password.
  */
-import { X509Certificate } from 'node:crypto'
-import { existsSync, readFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { randomBytes, webcrypto, X509Certificate } from 'node:crypto'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { dirname, join, resolve } from 'node:path'
 import { checkServerIdentity, type ConnectionOptions, createSecureContext, type PeerCertificate, type TlsOptions } from 'node:tls'
 import * as grpc from '@grpc/grpc-js'
 import { BeamlineError } from '../errors.ts'
@@ -36,6 +36,63 @@ export interface Tls {
   readonly connect: ConnectionOptions
   /** For `tls.createServer`; call `checkPeer` on each connection. */
   readonly listen: TlsOptions
+}
+
+/** Certificates of a cluster live so long. */
+const VALID_DAYS = 3_650
+
+/**
+ * A new authority and one certificate for all machines, in a folder that only this user can read. The authority's key is thrown away: it cannot
+ * make certificates for others. A folder that has certificates stays as it is, so that a head that starts again keeps its cluster.
+ */
+export async function generateTls(dir: string): Promise<TlsFiles> {
+  if (existsSync(join(dir, 'ca.pem'))) return tlsFilesIn(dir)
+  await import('reflect-metadata')
+  const x509 = await import('@peculiar/x509')
+  const crypto = webcrypto as Crypto
+  x509.cryptoProvider.set(crypto)
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+  const [authority, machine] = await Promise.all(
+    [0, 1].map(() => crypto.subtle.generateKey(algorithm, true, ['sign', 'verify']) as Promise<webcrypto.CryptoKeyPair>),
+  )
+  if (!authority || !machine) throw new BeamlineError('INTERNAL', { what: 'no keys were made' })
+  const notBefore = new Date(Date.now() - 3_600_000)
+  const notAfter = new Date(Date.now() + VALID_DAYS * 86_400_000)
+  // Positive, as certificates demand.
+  const serialNumber = (): string => `01${randomBytes(15).toString('hex')}`
+  const issuer = `CN=Beamline cluster ${randomBytes(4).toString('hex')}`
+  const ca = await x509.X509CertificateGenerator.createSelfSigned({
+    serialNumber: serialNumber(),
+    name: issuer,
+    notBefore,
+    notAfter,
+    signingAlgorithm: algorithm,
+    keys: authority,
+    extensions: [new x509.BasicConstraintsExtension(true, 0, true), new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign, true)],
+  })
+  const cert = await x509.X509CertificateGenerator.create({
+    serialNumber: serialNumber(),
+    subject: `CN=${TLS_NAME}`,
+    issuer,
+    notBefore,
+    notAfter,
+    signingAlgorithm: algorithm,
+    publicKey: machine.publicKey,
+    signingKey: authority.privateKey,
+    extensions: [
+      new x509.BasicConstraintsExtension(false, undefined, true),
+      new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
+      new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
+      new x509.SubjectAlternativeNameExtension([{ type: 'dns', value: TLS_NAME }]),
+    ],
+  })
+  const key = x509.PemConverter.encode(await crypto.subtle.exportKey('pkcs8', machine.privateKey), 'PRIVATE KEY')
+  mkdirSync(dirname(resolve(dir)), { recursive: true })
+  const made = mkdtempSync(`${resolve(dir)}.new-`)
+  for (const [file, text] of Object.entries({ 'ca.pem': ca.toString('pem'), 'cert.pem': cert.toString('pem'), 'key.pem': key }))
+    writeFileSync(join(made, file), `${text}\n`, { mode: 0o600 })
+  renameSync(made, dir)
+  return tlsFilesIn(dir)
 }
 
 /** The files in a folder made by `generateTls`, or by hand with the same names. */

@@ -8,9 +8,11 @@ export interface Relay {
   readonly connections: number
   /** Reset every connection. */
   cut(): void
-  /** Swallow everything, as a network does that forwards nothing, and take no connection: what was open then stays dead. */
+  /** Swallow everything, as a network does that forwards nothing, and take no new connection: what was open then stays dead. */
   blackhole(): void
   heal(): void
+  /** Whether a text went through, as it is. */
+  seen(text: string): boolean
   close(): void
 }
 
@@ -20,17 +22,19 @@ export async function relay(target: string): Promise<Relay> {
   const swallowed = new Set<[Socket, Socket]>()
   let dark = false
   let connections = 0
+  const carried: Buffer[] = []
   const server = createServer({ noDelay: true }, (inner) => {
     connections++
+    if (dark) return void inner.destroy()
     const outer = connect({ host: '127.0.0.1', port, noDelay: true })
     const pair: [Socket, Socket] = [inner, outer]
     pairs.add(pair)
-    if (dark) swallowed.add(pair)
     for (const [from, to] of [
       [inner, outer],
       [outer, inner],
     ] as const) {
       from.on('data', (bytes) => {
+        carried.push(bytes)
         if (!swallowed.has(pair)) to.write(bytes)
       })
       from.on('error', () => undefined)
@@ -57,6 +61,7 @@ export async function relay(target: string): Promise<Relay> {
     heal: () => {
       dark = false
     },
+    seen: (text) => Buffer.concat(carried).includes(text),
     close: () => {
       server.close()
       for (const pair of pairs) for (const socket of pair) socket.destroy()
