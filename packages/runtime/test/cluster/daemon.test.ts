@@ -93,7 +93,7 @@ test('a wrong token is refused, and garbage does not disturb the others', async 
   expect((await driver.next('segmentGrant')).failure?.code).toBe('INVALID_ARGUMENT')
   driver.send({ $case: 'objectsAdded', value: { objects: [{ segment: 'x', offset: -1, bytes: Number.POSITIVE_INFINITY, object: 1, label: '', node: '' }] } })
   driver.send({ $case: 'objectsFreed', value: { places: [{ segment: 'x', offset: 1, bytes: 1, node: '', owner: '', object: 0 }] } })
-  driver.send({ $case: 'queryReply', value: { request: 99, json: '{' } })
+  driver.send({ $case: 'queryReply', value: { request: 99, json: '{', silent: [] } })
   driver.send({ $case: 'groupCreate', value: { group: 'g', name: '', strategy: 'ODD', bundles: [], detached: false } })
   expect((await driver.next('groupState')).cause?.code).toBe('INVALID_ARGUMENT')
   expect(await driver.query('nothing of that kind')).toEqual({ error: 'unknown query "nothing of that kind"' })

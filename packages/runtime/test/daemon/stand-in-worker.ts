@@ -60,7 +60,7 @@ link.onMessage(({ body }) => {
     process.exit(0)
   } else if (body?.$case === 'query') {
     const report = { process: boot.process, tasks: [], ownedObjects: Number(process.env['BEAMLINE_TEST_OWNS'] ?? 0), borrowedObjects: 0 }
-    send({ $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify(report) } })
+    send({ $case: 'queryReply', value: { request: body.value.request, json: JSON.stringify(report), silent: [] } })
   }
 })
 link.onClose(() => process.exit(0))

@@ -393,6 +393,7 @@ export interface Query {
 export interface QueryReply {
   request: number;
   json: string;
+  silent: string[];
 }
 
 export interface Shutdown {
@@ -3959,7 +3960,7 @@ export const Query: MessageFns<Query> = {
 };
 
 function createBaseQueryReply(): QueryReply {
-  return { request: 0, json: "" };
+  return { request: 0, json: "", silent: [] };
 }
 
 export const QueryReply: MessageFns<QueryReply> = {
@@ -3969,6 +3970,9 @@ export const QueryReply: MessageFns<QueryReply> = {
     }
     if (message.json !== "") {
       writer.uint32(18).string(message.json);
+    }
+    for (const v of message.silent) {
+      writer.uint32(26).string(v!);
     }
     return writer;
   },
@@ -4000,6 +4004,14 @@ export const QueryReply: MessageFns<QueryReply> = {
             }
 
             message.json = reader.string();
+            continue;
+          }
+          case 3: {
+            if (tag !== 26) {
+              break;
+            }
+
+            message.silent.push(reader.string());
             continue;
           }
         }
