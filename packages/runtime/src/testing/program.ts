@@ -20,7 +20,8 @@ export interface ProgramExit {
 }
 
 export interface ProgramOptions {
-  readonly env?: Readonly<Record<string, string>>
+  /** Laid over those of this process; undefined removes one. */
+  readonly env?: Readonly<Record<string, string | undefined>>
   readonly cwd?: string
 }
 
