@@ -9,7 +9,7 @@ const everyProject = {
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: ['@beamline/source', 'node'] } },
 }
-const processTests = ['packages/*/test/{cluster,multi,testing}/**/*.test.ts', 'examples/**/*.test.ts', 'release-tests/test/cluster/**/*.test.ts']
+const processTests = ['packages/*/test/{cluster,multi,store,testing}/**/*.test.ts', 'examples/**/*.test.ts', 'release-tests/test/cluster/**/*.test.ts']
 
 export default defineConfig({
   test: {

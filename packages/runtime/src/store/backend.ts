@@ -30,6 +30,8 @@ export interface Scan {
 /** Failures of the connection reject with {@link ConnectionLost}, whatever the engine calls them; everything else is final. */
 export interface Backend {
   readonly shared: boolean
+  /** Before everything else; again when it rejected with {@link ConnectionLost}. */
+  open(): Promise<void>
   /** Outcomes of the transactions, once they are durable. A group that was applied before is answered as it was then. */
   commit(group: Group): Promise<Outcome[]>
   get(key: string): Promise<Entry | undefined>

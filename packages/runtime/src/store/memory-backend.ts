@@ -14,6 +14,10 @@ export class MemoryBackend implements Backend {
   #revision = 0
   #tracesFrom = 0
 
+  open(): Promise<void> {
+    return Promise.resolve()
+  }
+
   commit({ transactions }: Group): Promise<Outcome[]> {
     return Promise.resolve(this.#apply(transactions))
   }

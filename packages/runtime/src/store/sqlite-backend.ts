@@ -17,19 +17,15 @@ export class SqliteBackend implements Backend {
   readonly #thread: Worker
   readonly #pending = new Map<number, Pending>()
   readonly #followers = new Set<() => void>()
+  readonly #opened: Promise<unknown>
   readonly #ended: Promise<void>
   #requests = 0
   #dead: Error | undefined
 
-  /** @throws {@link BeamlineError} `CONTROL_STORE_IN_USE` when another process has the file, `CONTROL_STORE_FAILED` */
-  static async open(path: string): Promise<SqliteBackend> {
-    const backend = new SqliteBackend(path)
-    await new Promise<unknown>((resolve, reject) => backend.#pending.set(0, { resolve, reject }))
-    return backend
-  }
-
-  private constructor(path: string) {
+  constructor(path: string) {
     this.#path = path
+    this.#opened = new Promise((resolve, reject) => this.#pending.set(0, { resolve, reject }))
+    this.#opened.catch(() => {})
     this.#thread = new Worker(new URL(import.meta.url.endsWith('.ts') ? './sqlite-thread.ts' : './sqlite-thread.js', import.meta.url), { workerData: path })
     this.#thread.on('message', (answer: SqliteAnswer) => this.#answered(answer))
     this.#thread.on('error', (error) => this.#died((error as Error).message))
@@ -39,6 +35,11 @@ export class SqliteBackend implements Backend {
         resolve()
       }),
     )
+  }
+
+  /** @throws {@link BeamlineError} `CONTROL_STORE_IN_USE` when another process has the file, `CONTROL_STORE_FAILED` */
+  async open(): Promise<void> {
+    await this.#opened
   }
 
   async commit({ transactions }: Group): Promise<Outcome[]> {

@@ -45,7 +45,19 @@ export class StoreClient implements ControlStore {
   readonly #watchers = new Set<Watcher>()
   readonly #closed = new AbortController()
 
-  constructor(backend: Backend, options: StoreClientOptions) {
+  /** @throws {@link BeamlineError} `CONTROL_STORE_UNREACHABLE`, and what the engine says */
+  static async open(backend: Backend, options: StoreClientOptions): Promise<StoreClient> {
+    const client = new StoreClient(backend, options)
+    try {
+      await client.#read('open', () => backend.open())
+      return client
+    } catch (error) {
+      await client.close()
+      throw error
+    }
+  }
+
+  private constructor(backend: Backend, options: StoreClientOptions) {
     this.#backend = backend
     this.url = options.url
     this.#retryMs = options.retryMs

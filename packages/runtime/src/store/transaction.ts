@@ -56,7 +56,7 @@ export interface Result {
 
 export const TRACES_KEPT = 10_000
 /** They are looked for once in so many revisions. */
-const TRACES_SWEPT_EVERY = 1_000
+export const TRACES_SWEPT_EVERY = 1_000
 
 /** After a group: traces up to the returned revision are dropped; undefined: not now. */
 export function tracesToDrop(before: number, after: number): number | undefined {

@@ -14,7 +14,7 @@ const record = (facts: Partial<HeadRecord> = {}): Omit<HeadRecord, 'epoch' | 'ma
   started: '1',
   ...facts,
 })
-const memory = (): StoreClient => new StoreClient(new MemoryBackend(), { url: 'memory:', retryMs: 1_000 })
+const memory = (): Promise<StoreClient> => StoreClient.open(new MemoryBackend(), { url: 'memory:', retryMs: 1_000 })
 const everyProcessLives = (): boolean => true
 
 test.each([
@@ -31,7 +31,7 @@ test.each([
 })
 
 test('each head has an epoch of its own, one more than the last', async () => {
-  const store = memory()
+  const store = await memory()
   for (const epoch of [1, 2, 3]) {
     const lease = await HeadLease.lead(store, { self: record(), isProcess: everyProcessLives })
     expect(lease.epoch).toBe(epoch)
@@ -42,7 +42,7 @@ test('each head has an epoch of its own, one more than the last', async () => {
 })
 
 test('a head that renews keeps others out, and they are told who it is', async () => {
-  const store = memory()
+  const store = await memory()
   const lease = await HeadLease.lead(store, { self: record({ ttlMs: 200 }), isProcess: everyProcessLives })
   await expect(HeadLease.lead(store, { self: record({ ttlMs: 200, node: 'n2' }), isProcess: everyProcessLives })).rejects.toMatchObject({
     code: 'HEAD_EXISTS',
@@ -53,7 +53,7 @@ test('a head that renews keeps others out, and they are told who it is', async (
 })
 
 test('a head whose process is gone from this machine is replaced at once, by one of those who try', async () => {
-  const store = memory()
+  const store = await memory()
   const dead = await HeadLease.lead(store, { self: record(), isProcess: everyProcessLives })
   const isProcess = (_: number, started: string): boolean => started !== '1'
   const tries = ['a', 'b', 'c'].map((node) => HeadLease.lead(store, { self: record({ node, started: node, ttlMs: 300 }), isProcess }))
@@ -66,7 +66,7 @@ test('a head whose process is gone from this machine is replaced at once, by one
 })
 
 test('a head that cannot renew is told, and is not the head from the moment its lease may be over', async () => {
-  const store = memory()
+  const store = await memory()
   const lease = await HeadLease.lead(store, { self: record({ ttlMs: 400 }), isProcess: everyProcessLives })
   await store.delete('head')
   expect(await lease.lost).toMatch(/another head may have taken over/)
