@@ -125,7 +125,9 @@ test('merging leaves its inputs alone', () => {
 test('the declarations of this repository are valid in both forms', () => {
   const file = path.resolve(import.meta.dirname, '../release_tests.yaml')
   const text = readFileSync(file, 'utf8')
-  const names = parseSpec(text, file).map((declared) => declared.name)
-  expect(names).toContain('runtime-microbenchmark')
-  expect(parseSpec(text, file, { smoke: true }).map((declared) => declared.name)).toEqual(names)
+  const declared = parseSpec(text, file)
+  expect(declared.map(({ name }) => name)).toContain('runtime-microbenchmark')
+  // The weekly ones have a step of their own in CI.
+  const often = declared.filter(({ frequency }) => frequency !== 'weekly').map(({ name }) => name)
+  expect(parseSpec(text, file, { smoke: true }).map(({ name }) => name)).toEqual(often)
 })

@@ -51,6 +51,13 @@ export interface StartedDaemon {
   readonly mesh: string
 }
 
+/** What a daemon writes into its session, of which this needs these. */
+interface Holder {
+  readonly pid: number
+  readonly storeDir: string
+  readonly published?: Pick<StartedDaemon, 'address' | 'cluster' | 'node' | 'mesh'>
+}
+
 /** What the cluster tells its nodes. */
 export interface NodeSurroundings {
   readonly id: string
@@ -107,15 +114,20 @@ export class TestNode {
     this.store = join(surroundings.store, String(this.index))
   }
 
-  /** Its daemon, as it said when it started. */
+  /** Its daemon, as it says itself: one that was declared dead goes on as another node, with another session. */
   get daemon(): StartedDaemon {
-    if (this.#started === undefined) throw new BeamlineError('START_FAILED', { what: `node ${this.index}`, reason: 'it was not started yet' })
-    return this.#started
+    const started = this.#started
+    if (started === undefined) throw new BeamlineError('START_FAILED', { what: `node ${this.index}`, reason: 'it was not started yet' })
+    if (existsSync(started.sessionDir) || isGone(started.pid)) return started
+    const now = this.#sessions().find(({ pid }) => pid === started.pid)
+    if (now !== undefined) this.#started = { ...started, ...now }
+    return this.#started as StartedDaemon
   }
   get pid(): number {
-    return this.daemon.pid
+    if (this.#started === undefined) return this.daemon.pid
+    return this.#started.pid
   }
-  /** Id of the node: another one after each restart. */
+  /** Id of the node: another one after each restart, and when its daemon was declared dead. */
   get id(): string {
     return this.daemon.node
   }
@@ -182,12 +194,13 @@ export class TestNode {
     return this.host?.command(argv) ?? argv
   }
 
-  /** Variables of everything on this node; a program finds the cluster by them. */
+  /** Variables of everything on this node; a program finds the cluster by them, and its own index in BEAMLINE_TEST_NODE. */
   environment(): Record<string, string> {
     return {
       NODE_COMPILE_CACHE: join(this.#surroundings.temporary, 'compile-cache'),
       ...this.options.env,
       [TEST_ENV]: this.#surroundings.id,
+      BEAMLINE_TEST_NODE: String(this.index),
       BEAMLINE_TMPDIR: this.temporary,
       BEAMLINE_STORE_DIR: this.store,
       BEAMLINE_TOKEN: this.#surroundings.token,
@@ -261,7 +274,7 @@ export class TestNode {
 
   /** Everything that its daemons said, also those before. */
   log(): string {
-    const root = join(this.temporary, `beamline-${process.getuid?.() ?? ''}`)
+    const root = this.#sessionsRoot()
     const files = existsSync(root) ? readdirSync(root).map((session) => join(root, session, 'logs', 'daemon.log')) : []
     return files
       .filter((file) => existsSync(file))
@@ -299,6 +312,24 @@ export class TestNode {
     if (this.#isPaused) this.resume()
     this.emptyDisk()
     await this.kill('SIGTERM')
+  }
+
+  /** What the daemons of its temporary folder say of themselves. */
+  #sessions(): StartedDaemon[] {
+    const root = this.#sessionsRoot()
+    const names = existsSync(root) ? readdirSync(root).filter((name) => /^[0-9a-f]{16}$/.test(name)) : []
+    return names.flatMap((name) => {
+      try {
+        const holder = JSON.parse(readFileSync(join(root, name, 'daemon.json'), 'utf8')) as Holder
+        return holder.published === undefined ? [] : [{ ...holder.published, pid: holder.pid, sessionDir: join(root, name), storeDir: holder.storeDir }]
+      } catch {
+        return []
+      }
+    })
+  }
+
+  #sessionsRoot(): string {
+    return join(this.temporary, `beamline-${process.getuid?.() ?? ''}`)
   }
 
   async #prepare(): Promise<void> {

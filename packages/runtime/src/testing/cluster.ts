@@ -20,6 +20,7 @@
 import { randomBytes } from 'node:crypto'
 import { existsSync, readdirSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { join } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import type { Resources } from '../net/gen/node.ts'
 import { type Baseline, differences, takeBaseline } from './baseline.ts'
@@ -38,8 +39,8 @@ export interface TestClusterOptions extends TestNodeOptions {
   readonly head?: number
   /** URL of the control store, as of `beamline start --head --store`; a function of the address of the test process, as its hosts see it. */
   readonly store?: string | ((testProcess: string) => string)
-  /** Folder with `ca.pem`, `cert.pem`, `key.pem`: every connection is TLS. */
-  readonly tlsDir?: string
+  /** True: every connection is TLS, with certificates made for this cluster. Default false. */
+  readonly tls?: boolean
 }
 
 /** A row of `list nodes`. */
@@ -93,7 +94,7 @@ export class TestCluster implements AsyncDisposable {
     this.#options = options
     this.network = network
     this.#port = port
-    const { nodes, head = 0, isolation: _isolation, store: _store, tlsDir: _tlsDir, ...common } = options
+    const { nodes, head = 0, isolation: _isolation, store: _store, tls: _tls, ...common } = options
     const each: readonly TestNodeOptions[] = typeof nodes === 'number' ? Array.from({ length: nodes }, () => ({})) : nodes
     const token = randomBytes(32).toString('hex')
     this.nodes = each.map((own, index) => {
@@ -126,6 +127,7 @@ export class TestCluster implements AsyncDisposable {
 
   /** @internal */
   async start(): Promise<void> {
+    if (this.#options.tls === true) await (await import('../net/tls.ts')).generateTls(this.#tlsFolder)
     await this.#head.start()
     await Promise.all(this.nodes.filter((node) => node !== this.#head).map((node) => node.start()))
     await this.waitForNodes()
@@ -236,6 +238,10 @@ export class TestCluster implements AsyncDisposable {
     else await this.network[Symbol.asyncDispose]()
   }
 
+  get #tlsFolder(): string {
+    return join(temporaryFolder(this.id), 'tls')
+  }
+
   #leftovers(): true | string {
     const left: string[] = []
     // A program that delays packets belongs to the network.
@@ -255,8 +261,8 @@ export class TestCluster implements AsyncDisposable {
   }
 
   #role(node: TestNode): string[] {
-    const { store, tlsDir } = this.#options
-    const security = tlsDir !== undefined ? ['--tls-dir', tlsDir] : node.host === undefined ? [] : ['--insecure']
+    const { store, tls = false } = this.#options
+    const security = tls ? ['--tls-dir', this.#tlsFolder] : node.host === undefined ? [] : ['--insecure']
     const host = ['--host', this.#hostOf(node)]
     if (node !== this.#head) return ['--address', this.headAddress, ...host, ...security]
     const url = typeof store === 'function' ? store(this.network?.address ?? '127.0.0.1') : store
