@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { current, currentOrNone, setCurrent } from '../core/current.ts'
 import type { Runtime } from '../core/runtime.ts'
 import { inheritedFlags } from '../daemon/inherited-flags.ts'
+import type { Attachable } from '../daemon/session.ts'
 import type { DaemonHandle } from '../daemon/start.ts'
 import { BeamlineError } from '../errors.ts'
 import type { JobConfig } from '../net/gen/node.ts'
@@ -18,10 +19,17 @@ import { checkNames } from './options.ts'
 
 /** Options of {@link init}. */
 export interface InitOptions {
-  /** `auto` (the head that `beamline start --head` left running) or its `unix:/…` address. Default: BEAMLINE_ADDRESS, else a cluster of its own. */
+  /**
+   * `auto` (a daemon that `beamline start` left running on this machine), its `unix:/…` address, or `HOST:PORT` of any daemon of a cluster: without a
+   * daemon of that cluster on this machine the program brings one that lends nothing and leaves with it. Default: BEAMLINE_ADDRESS, else a cluster of its own.
+   */
   readonly address?: string
-  /** Default: BEAMLINE_TOKEN, else the token file beside the address. */
+  /** Default: BEAMLINE_TOKEN, else the token file of the daemon on this machine. */
   readonly token?: string
+  /** Folder with the certificates of a cluster at `HOST:PORT`. Default: BEAMLINE_TLS_DIR. */
+  readonly tlsDir?: string
+  /** Take part in a cluster beyond this machine without TLS. Default false. */
+  readonly insecure?: boolean
   /** CPUs of a cluster of its own. Default: those that this process may use. */
   readonly cpus?: number
   /** Default: those that the machine has. */
@@ -49,6 +57,8 @@ export interface InitOptions {
 const INIT_OPTIONS = [
   'address',
   'token',
+  'tlsDir',
+  'insecure',
   'cpus',
   'gpus',
   'memory',
@@ -112,8 +122,8 @@ async function start(options: InitOptions): Promise<Cluster> {
   enableCompileCache()
   // The daemon's process comes first: its start is the longest part. What this process needs (network part, parser and
   // the rest) loads meanwhile, and from the cache at the next start.
-  const starting = address === undefined ? startOwn(await import('../daemon/start.ts'), options) : undefined
-  starting?.catch(() => undefined) // awaited below
+  const starting = address === undefined ? startOwn(await import('../daemon/start.ts'), options) : joinAt(address, options)
+  starting.catch(() => undefined) // awaited below
   const runtimeModule = import('../core/runtime.ts')
   runtimeModule.catch(() => undefined) // awaited below, unless the daemon fails first
   // so does the debugger that reads what closures capture: 50 ms and more that the first call need not wait for
@@ -123,8 +133,8 @@ async function start(options: InitOptions): Promise<Cluster> {
       ({ warmUp }) => warmUp(),
       () => undefined,
     )
-  const daemon = await starting
-  const found = daemon ?? (await locate(address as string, options.token))
+  const found = await starting
+  const daemon = 'stop' in found ? found : undefined
   const id = randomBytes(8).toString('hex')
   let runtime: Runtime
   try {
@@ -134,6 +144,7 @@ async function start(options: InitOptions): Promise<Cluster> {
       process: id,
       address: `unix:${join(found.sessionDir, `${id}.sock`)}`,
       nodeAddress: found.address,
+      network: found.host === '' ? undefined : await import('../net/network.ts').then(({ networkOf }) => networkOf(found)),
       token: found.token,
       job: jobConfig(options),
       kinds: KINDS,
@@ -183,24 +194,42 @@ function startOwn({ startDaemon }: typeof import('../daemon/start.ts'), options:
   return startDaemon({ embedded: true, ...(Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)) as object) })
 }
 
-interface Found {
-  readonly address: string
-  readonly token: string
-  readonly sessionDir: string
-}
-
-async function locate(address: string, token: string | undefined): Promise<Found> {
-  if (address !== 'auto' && !address.startsWith('unix:/')) {
-    throw new BeamlineError('INVALID_ARGUMENT', { what: 'address', got: JSON.stringify(address), expected: '"auto" or "unix:/path/node.sock"' })
+/** A daemon on this machine, else one of this program's own that joins. */
+async function joinAt(address: string, options: InitOptions): Promise<DaemonHandle | Attachable> {
+  const remote = /^[^/]+:\d+$/.test(address)
+  if (address !== 'auto' && !address.startsWith('unix:/') && !remote) {
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'address', got: JSON.stringify(address), expected: '"auto", "unix:/path/node.sock" or "HOST:PORT"' })
   }
   const { findDaemon } = await import('../daemon/session.ts')
-  const found = findDaemon(address, token)
-  if (!found)
+  const found = findDaemon(address, options.token)
+  if (found) return found
+  if (!remote)
     throw new BeamlineError('START_FAILED', {
-      what: 'the connection to the running head',
+      what: 'the connection to a running daemon',
       reason: 'there is none on this machine; `beamline start --head` starts one',
     })
-  return found
+  const token = options.token ?? process.env['BEAMLINE_TOKEN']
+  if (!token) {
+    throw new BeamlineError('INVALID_ARGUMENT', {
+      what: 'token',
+      got: 'absent',
+      expected: `the token of the cluster at ${address}, or BEAMLINE_TOKEN: the head keeps it in its session's folder`,
+    })
+  }
+  const tlsDir = options.tlsDir ?? (process.env['BEAMLINE_TLS_DIR'] || undefined)
+  const { startDaemon } = await import('../daemon/start.ts')
+  return await startDaemon({
+    embedded: true,
+    cpus: 0,
+    gpus: 0,
+    memoryBytes: 0,
+    prestart: 0,
+    address,
+    token,
+    ...(options.storeBytes !== undefined && { storeBytes: options.storeBytes }),
+    ...(tlsDir !== undefined && { tlsDir }),
+    insecure: options.insecure ?? false,
+  })
 }
 
 function jobConfig(options: InitOptions): JobConfig {

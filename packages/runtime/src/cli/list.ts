@@ -35,6 +35,7 @@ const COLUMNS: Readonly<Record<Topic, readonly Column<Row>[]>> = {
     field('NAME', 'name'),
     field('STATE', 'state'),
     field('WORKER', 'worker'),
+    field('NODE', 'node'),
     field('RESTARTS', 'restarts', 'right'),
     { title: 'WHY', text: (row) => String(row['cause'] || row['waitsFor'] || '') },
   ],
@@ -45,9 +46,19 @@ const COLUMNS: Readonly<Record<Topic, readonly Column<Row>[]>> = {
     field('OWNER', 'owner'),
     field('SEGMENT', 'segment'),
   ],
-  nodes: [field('NODE', 'node'), field('PID', 'pid', 'right'), field('STATE', 'state'), amounts('FREE', 'available'), amounts('TOTAL', 'total')],
+  nodes: [
+    field('NODE', 'node'),
+    field('HOST', 'host'),
+    field('ADDRESS', 'address'),
+    field('PID', 'pid', 'right'),
+    field('STATE', 'state'),
+    { title: 'ROLE', text: (row) => (row['head'] ? 'head' : '') },
+    amounts('FREE', 'available'),
+    amounts('TOTAL', 'total'),
+  ],
   workers: [
     field('WORKER', 'worker'),
+    field('NODE', 'node'),
     field('PID', 'pid', 'right'),
     field('STATE', 'state'),
     field('DOING', 'doing'),
@@ -88,6 +99,7 @@ export async function list(topic: Topic, limit: number, address: string | undefi
   const rows = Array.isArray(answer) ? answer : answer.rows
   if (json) return printJson(rows)
   print(rows.length === 0 ? `no ${topic}` : table(COLUMNS[topic], rows))
+  for (const node of client.silent) note(`node ${node} did not answer; what it knows is missing`)
   if (rows.length >= limit) note(`the first ${limit}; --limit shows more`)
   if (Array.isArray(answer)) return
   if (answer.silent > 0) note(`${answer.silent} busy processes did not answer; what they have in memory is missing`)

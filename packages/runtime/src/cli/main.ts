@@ -9,9 +9,9 @@ import { enableCompileCache } from 'node:module'
 import { join } from 'node:path'
 import pico from 'picocolors'
 import { BeamlineError } from '../errors.ts'
-import type { DaemonOptions } from '../daemon/options.ts'
 import { sessionsRoot } from '../daemon/session.ts'
 import { CommandError, EXIT } from './exit.ts'
+import type { StartOptions } from './start.ts'
 import { TOPICS, type Topic } from './topics.ts'
 
 // Commands load what they need when they run: help and mistakes answer at once, and the rest comes from the cache after the first time.
@@ -49,6 +49,16 @@ function resources(text: string): Record<string, number> {
   return out
 }
 
+function labels(text: string): Record<string, string> {
+  const out: Record<string, string> = {}
+  for (const part of text.split(',')) {
+    const [name, value, ...more] = part.split('=')
+    if (name === undefined || name === '' || value === undefined || more.length > 0) throw new InvalidArgumentError('It must look like name=value,name=value.')
+    out[name] = value
+  }
+  return out
+}
+
 function version(): string {
   return (JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }).version
 }
@@ -63,13 +73,27 @@ const program = new Command('beamline')
   .showHelpAfterError('(beamline --help shows all commands)')
   .addHelpText('after', '\nExit status: 0 done, 1 it failed, 2 the command line is wrong, 3 there is no cluster. `run` ends with the status of its program.')
 
-const address = (): Option => new Option('--address <address>', '"auto", or unix:/path/node.sock').env('BEAMLINE_ADDRESS')
+const address = (): Option =>
+  new Option('--address <address>', '"auto", unix:/path/node.sock, or HOST:PORT of a daemon on this machine').env('BEAMLINE_ADDRESS')
 const json = (): Option => new Option('--json', 'print JSON')
 
 program
   .command('start')
-  .description('start a head on this machine that stays until `beamline stop`')
-  .requiredOption('--head', 'this node is the head of a new cluster')
+  .description('start a node on this machine that stays until `beamline stop`: the head of a cluster, or one that joins')
+  .option('--head', 'the control of the cluster is here')
+  .option('--address <host:port>', 'join the cluster of that daemon; its token comes from --token-file or BEAMLINE_TOKEN')
+  .option('--token-file <path>', 'file with the token of the cluster')
+  .option('--host <address>', 'address of this machine on which others reach it (default: 127.0.0.1 at a head, else the one from which the head is reached)')
+  .option('--port <n>', 'port for other daemons (default: 6380 at a head if it is free, else any)', whole)
+  .option('--store <url>', 'control store: sqlite:/PATH, redis://…, postgres://…, memory: (default: SQLite in the folder of sessions)')
+  .option('--labels <list>', 'facts that tasks may ask for, as name=value,name=value', labels)
+  .option('--tls', 'encrypt: makes certificates if --tls-dir has none')
+  .option('--tls-dir <folder>', 'ca.pem, cert.pem and key.pem of the cluster: encrypt with them')
+  .option('--insecure', 'listen beyond loopback without encryption')
+  .option('--node-timeout-ms <n>', 'a node that was silent for so long is dead (default: 10000)', whole)
+  .option('--heartbeat-ms <n>', 'how often nodes say that they live (default: 1000)', whole)
+  .option('--head-timeout-ms <n>', 'how long nodes go on while no head listens (default: 60000)', whole)
+  .option('--store-dir <folder>', 'folder for shared memory (default: BEAMLINE_STORE_DIR, else /dev/shm)')
   .option('--cpus <n>', 'cpus to lend (default: those of this machine)', positive)
   .option('--gpus <n>', 'gpus to lend (default: those of this machine)', positive)
   .option('--memory-bytes <n>', 'memory to lend (default: 0.7 of the machine)', whole)
@@ -79,16 +103,30 @@ program
   .option('--workers-max <n>', 'most workers that are actors (default: 1024)', whole)
   .option('--idle-timeout-ms <n>', 'idle workers beyond those end after this (default: 10000)', whole)
   .addOption(json())
-  .action(async ({ json: asJson, head: _head, ...options }: DaemonOptions & { head: true; json?: boolean }) =>
-    (await import('./start.ts')).start(options, asJson === true),
-  )
+  .action(async ({ json: asJson, ...options }: StartOptions & { json?: boolean }) => {
+    if ((options.head === true) === (options.address !== undefined)) program.error('error: either --head or --address HOST:PORT', { exitCode: EXIT.usage })
+    await (await import('./start.ts')).start(options, asJson === true)
+  })
 
 program
   .command('stop')
-  .description('end a cluster and all that it started')
+  .description('end the daemons of this machine and all that they started')
+  .option('--cluster', 'end the daemons on the other machines too, and what the control store keeps of the cluster')
   .addOption(address())
   .addOption(json())
-  .action(async (options: Common) => (await import('./stop.ts')).stop(options.address, options.json === true))
+  .action(async (options: Common & { cluster?: boolean }) => (await import('./stop.ts')).stop(options.address, options.cluster === true, options.json === true))
+
+program
+  .command('drain')
+  .description('let a node finish what it runs and move its objects, then leave the cluster')
+  .argument('<node>', 'its id, or the beginning of it')
+  .option('--deadline-ms <n>', 'what runs longer is ended', whole, 600_000)
+  .option('--reason <text>', 'for errors and logs', 'beamline drain')
+  .addOption(address())
+  .addOption(json())
+  .action(async (node: string, options: Common & { deadlineMs: number; reason: string }) =>
+    (await import('./drain.ts')).drain(node, options, options.address, options.json === true),
+  )
 
 program
   .command('status')

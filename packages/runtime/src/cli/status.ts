@@ -5,20 +5,36 @@ import pico from 'picocolors'
 import type { Resources } from '../net/gen/node.ts'
 import { formatBytes, UNIT } from '../state/resources.ts'
 import { ClusterClient } from './client.ts'
-import { clean, formatMs, print, printJson } from './output.ts'
+import { clean, colourState, formatMs, note, print, printJson } from './output.ts'
+
+interface NodeRow {
+  readonly node: string
+  readonly pid: number
+  readonly host: string
+  readonly address: string
+  readonly state: string
+  readonly head: boolean
+  readonly total: Resources
+  readonly available: Resources
+  readonly labels: Readonly<Record<string, string>>
+  readonly cause?: string
+  /** Absent: the node did not answer, or is dead. */
+  readonly workers?: Readonly<Record<string, number>>
+  readonly store?: {
+    readonly capacityBytes: number
+    readonly fileBytes: number
+    readonly liveBytes: number
+    readonly objects: number
+    readonly spilledBytes?: number
+  }
+  readonly queued: number
+}
 
 interface Status {
   readonly cluster: string
   readonly sessionDir: string
   readonly uptimeMs: number
-  readonly nodes: readonly {
-    readonly node: string
-    readonly pid: number
-    readonly total: Resources
-    readonly available: Resources
-    readonly workers: Readonly<Record<string, number>>
-    readonly store: { readonly capacityBytes: number; readonly fileBytes: number; readonly liveBytes: number; readonly objects: number }
-  }[]
+  readonly nodes: readonly NodeRow[]
   readonly drivers: readonly { readonly driver: string; readonly pid: number; readonly name: string }[]
   readonly leases: number
   readonly waiting: readonly {
@@ -48,20 +64,26 @@ function usage(total: Resources, available: Resources): string {
   return parts.join(', ')
 }
 
+function printNode({ node, pid, host, state, head, total, available, labels, workers, store, queued, cause = '' }: NodeRow): void {
+  const facts = [`pid ${pid} on ${clean(host)}`, ...(head ? ['head'] : []), ...Object.entries(labels).map(([name, value]) => clean(`${name}=${value}`))]
+  print(`node ${node} ${colourState(state)} (${facts.join(', ')})${cause === '' ? '' : ` ${cause}`}`)
+  if (state === 'DEAD') return
+  print(`  in use   ${usage(total, available)}`)
+  if (workers !== undefined) print(`  workers  ${counts(workers)}; ${queued} in its queue`)
+  if (store === undefined) return
+  const spilled = store.spilledBytes === undefined || store.spilledBytes === 0 ? '' : `, ${formatBytes(store.spilledBytes)} on disk`
+  print(
+    `  store    ${formatBytes(store.liveBytes)} in ${store.objects} objects, ${formatBytes(store.fileBytes)} of ${formatBytes(store.capacityBytes)} reserved${spilled}`,
+  )
+}
+
 export async function status(address: string | undefined, json: boolean): Promise<void> {
   await using client = await ClusterClient.connect(address)
   const answer = await client.query<Status>('status', 0)
-  if (json) return printJson({ address: client.address, ...answer })
+  if (json) return printJson({ address: client.address, ...answer, silent: [...client.silent] })
   print(`${pico.bold(`cluster ${answer.cluster}`)} at ${client.address}, up for ${formatMs(answer.uptimeMs)}`)
-  for (const node of answer.nodes) {
-    print(`node ${node.node} (pid ${node.pid})`)
-    print(`  in use   ${usage(node.total, node.available)}`)
-    print(`  workers  ${counts(node.workers)}`)
-    const { store } = node
-    print(
-      `  store    ${formatBytes(store.liveBytes)} in ${store.objects} objects, ${formatBytes(store.fileBytes)} of ${formatBytes(store.capacityBytes)} reserved`,
-    )
-  }
+  for (const node of answer.nodes) printNode(node)
+  for (const node of client.silent) note(`node ${node} did not answer; what it knows is missing`)
   print(`drivers  ${answer.drivers.map((driver) => `${clean(driver.name)} (pid ${driver.pid})`).join(', ') || 'none'}`)
   print(`actors   ${counts(answer.actors)}`)
   print(`groups   ${counts(answer.groups)}`)

@@ -21,4 +21,8 @@ export interface WorkerBootstrap {
   readonly storeDir: string
   readonly cluster: string
   readonly node: string
+  /** Address on which it listens for processes of other nodes; "": there are none. */
+  readonly host: string
+  /** Folder with the certificates of the cluster; "": no TLS. */
+  readonly tlsDir: string
 }

@@ -11,7 +11,10 @@ if (config === null) {
   process.stderr.write('this file is started by Beamline; use `beamline start --head`\n')
   process.exit(2)
 }
-const workers = launchWorkers(config)
+// In a cluster of several machines the workers come later: the id and the token of the cluster are told by its head, or its store.
+const cluster = config.cluster === undefined ? undefined : await import('./cluster-edge.ts').then(({ ClusterEdge }) => ClusterEdge.open(config))
+const settled = cluster?.config ?? config
+const workers = launchWorkers(settled, cluster?.host)
 const { Daemon } = await import('./daemon.ts')
-const daemon = new Daemon(config, workers)
+const daemon = new Daemon(settled, workers, cluster)
 await daemon.listen()

@@ -1,19 +1,25 @@
 /**
  * The node daemon: links of attached processes at one side, the pure machine in the middle, worker processes and the object store at the other.
  * It turns messages into events and instructions into acts; it decides nothing. Garbage from a process never ends it.
+ *
+ * What concerns other machines goes through the ClusterEdge, which a cluster of one machine does not have.
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { BeamlineError } from '../errors.ts'
 import { debug } from '../debug.ts'
-import type { Hello, NodeMessage, ProcessMessage } from '../net/gen/node.ts'
+import type { Hello, NodeMessage, ObjectPin, ProcessMessage, ProcessSuspect } from '../net/gen/node.ts'
 import { type Link, listen, type Server } from '../net/link.ts'
 import type { EdgeInstruction, MessageBody } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
+import { inventoryOf, isDrained, offerOf } from '../state/node-report.ts'
+import type { ClusterEdge, ClusterPort } from './cluster-edge.ts'
+import { CommitGate } from './commit-gate.ts'
 import type { Launched } from './launch.ts'
 import type { LogBatch } from './logs.ts'
 import type { DaemonConfig, DaemonReady } from './options.ts'
 import { SegmentStore } from './segment-store.ts'
 import { Queries } from './queries.ts'
+import { successor } from './successor.ts'
 import { holdSession, removeSession, removeStaleSessions } from './session.ts'
 
 export type NodeLink = Link<NodeMessage, ProcessMessage>
@@ -25,6 +31,8 @@ const STOP_GRACE_MS = 2_000
 const LAST_WORDS_MS = 300
 /** The other end of the lifeline is gone: nobody waits for results. */
 const ORPHANED_GRACE_MS = 500
+/** How often a draining node looks whether it may leave. */
+const DRAIN_LOOK_MS = 100
 
 const log = debug('daemon')
 
@@ -36,16 +44,28 @@ interface Attached {
 export class Daemon {
   readonly #config: DaemonConfig
   readonly #launched: Launched
+  readonly #cluster: ClusterEdge | undefined
+  readonly #gate: CommitGate<EdgeInstruction>
   readonly #links: Map<string, Attached> = new Map()
   readonly #store: SegmentStore
   readonly #queries: Queries
   #server: Server | undefined
   #ticker: NodeJS.Timeout | undefined
   #stopping: Promise<void> | undefined
+  /** The cluster ends with this daemon, if it is the head: nothing of it is kept. */
+  #forget = false
+  /** Takes the place of this daemon when all of it is gone. */
+  #next: (() => void) | undefined
 
-  constructor(config: DaemonConfig, launched: Launched) {
+  constructor(config: DaemonConfig, launched: Launched, cluster: ClusterEdge | undefined) {
     this.#config = config
     this.#launched = launched
+    this.#cluster = cluster
+    this.#gate = new CommitGate<EdgeInstruction>({
+      write: cluster?.write,
+      perform: (instruction) => this.#perform(instruction),
+      failed: (error) => void this.stop(`the control store failed: ${error.message}`, 0),
+    })
     const processes = (): string[] => [...this.#links].flatMap(([id, { hello }]) => (hello.kind === 'cli' ? [] : [id]))
     this.#store = new SegmentStore({
       storeDir: config.session.storeDir,
@@ -59,6 +79,7 @@ export class Daemon {
       machine: launched.machine,
       store: this.#store,
       processes,
+      cluster,
       ask: (process, request, what, limit) => this.#send(process, { $case: 'query', value: { request, what, limit } }),
     })
   }
@@ -87,27 +108,22 @@ export class Daemon {
       (batch) => this.#deliver(batch),
     )
     this.#run(this.#launched.pending)
+    await this.#cluster?.connect(this.#clusterPort(this.#cluster))
+    const { address, token, cluster, node } = session
+    const tlsDir = this.#config.cluster?.tlsDir ?? ''
+    const [mesh, host] = [this.#cluster?.mesh.address ?? '', this.#cluster?.host ?? '']
     holdSession(session, {
       stays: !embedded,
-      cluster: session.cluster,
-      node: session.node,
-      address: session.address,
-      head: true,
-      mesh: '',
-      headAddress: '',
-      host: '',
+      cluster,
+      node,
+      address,
+      head: this.#cluster?.isHead ?? true,
+      mesh,
+      headAddress: this.#cluster?.headAddress ?? '',
+      host,
+      tlsDir,
     })
-    const ready: DaemonReady = {
-      address: session.address,
-      token: session.token,
-      cluster: session.cluster,
-      node: session.node,
-      sessionDir: session.dir,
-      storeDir: session.storeDir,
-      pid: process.pid,
-      mesh: '',
-      host: '',
-    }
+    const ready: DaemonReady = { address, token, cluster, node, sessionDir: session.dir, storeDir: session.storeDir, pid: process.pid, mesh, host, tlsDir }
     process.stdout.write(`${JSON.stringify(ready)}\n`)
     this.#ticker = setInterval(() => this.#handle({ kind: 'tick', nowMs: Date.now() }), TICK_MS)
     setImmediate(removeStaleSessions)
@@ -139,7 +155,9 @@ export class Daemon {
     })
     await Promise.race([Promise.all(ends), delay(LAST_WORDS_MS)])
     await this.#server?.close()
+    await this.#cluster?.close(reason, this.#forget)
     removeSession(session)
+    this.#next?.()
     process.exit(0)
   }
 
@@ -154,11 +172,15 @@ export class Daemon {
       if (body.$case !== 'hello') return link.close()
       attached = this.#hello(link, body.value)
     })
-    link.onClose(() => {
+    link.onClose((error) => {
       if (attached === undefined || this.#links.get(attached.hello.process) !== attached) return
       this.#links.delete(attached.hello.process)
       log(() => `${attached?.hello.kind} ${attached?.hello.process} detached`)
-      this.#handle({ kind: 'process-lost', process: attached.hello.process })
+      this.#handle({ kind: 'process-lost', process: attached.hello.process, clean: error === undefined })
+      this.#cluster?.detached(
+        attached.hello.process,
+        error === undefined ? undefined : { code: 'NODE_DIED', detailsJson: JSON.stringify({ reason: error.message }) },
+      )
       this.#queries.processLost(attached.hello.process)
       // Workers are waited for: a worker without a link may still be writing.
       if (attached.hello.kind !== 'worker') this.#store.processGone(attached.hello.process)
@@ -182,25 +204,97 @@ export class Daemon {
     const { session, total, storeBytes } = this.#config
     this.#send(id, {
       $case: 'welcome',
-      value: { cluster: session.cluster, node: session.node, total, storeBytes, sessionDir: session.dir, storeDir: session.storeDir, host: '' },
+      value: {
+        cluster: session.cluster,
+        node: session.node,
+        total,
+        storeBytes,
+        sessionDir: session.dir,
+        storeDir: session.storeDir,
+        host: this.#cluster?.host ?? '',
+      },
     })
     this.#handle({ kind: 'process-attached', process: id, processKind: kind, pid, address, job })
+    this.#cluster?.attached(id, kind)
     return attached
   }
 
+  /** To a process of this node, or of another one. */
   #send(process: string, body: MessageBody): void {
-    this.#links.get(process)?.link.send({ body })
+    if (!this.#deliverTo(process, body)) this.#cluster?.sendToProcess(process, undefined, body)
+  }
+
+  #deliverTo(process: string, body: MessageBody): boolean {
+    const attached = this.#links.get(process)
+    attached?.link.send({ body })
+    return attached !== undefined
   }
 
   // ---------------------------------------------------------------- events and instructions
 
   #message(from: Attached, body: NonNullable<ProcessMessage['body']>): void {
-    const { process } = from.hello
+    const { process, kind, pid } = from.hello
     switch (body.$case) {
       case 'hello':
         return
+      case 'query': {
+        const { request, what, limit } = body.value
+        void this.#queries
+          .answer(process, what, limit)
+          .then(({ answer, silent }) =>
+            from.link.send({ body: { $case: 'queryReply', value: { request, json: JSON.stringify(answer), silent: [...silent] } } }),
+          )
+        return
+      }
+      case 'queryReply':
+        return this.#queries.reply(process, body.value)
+      case 'taskEvents':
+        return this.#queries.addTaskEvents(body.value)
+      case 'objectPin':
+        return this.#pin(process, body.value)
+      case 'objectUnpin':
+        return this.#store.unpin(process, body.value.pins)
+      case 'segmentRequest':
+        return this.#store.request(process, body.value)
+      case 'segmentReturn':
+        return this.#store.giveBack(process, body.value.segment)
+      case 'objectsAdded':
+        return this.#byNode(process, body.value.objects, (objects) => ({ $case: 'objectsAdded', value: { objects } }))
+      case 'objectsFreed':
+        return this.#byNode(process, body.value.places, (places) => ({ $case: 'objectsFreed', value: { places } }))
+      case 'processSuspect':
+        return this.#suspect(process, body.value)
+      case 'shutdown':
+        // A driver that only attached must not end the cluster of others.
+        if (kind === 'cli' || (this.#config.embedded && pid === this.#config.starterPid)) {
+          this.#forget = body.value.cluster
+          void this.stop(body.value.reason, STOP_GRACE_MS)
+        }
+        return
+      case 'actorStarted':
+        // For the node, which knows the worker, and for the control.
+        this.#machine(process, body)
+        if (this.#cluster?.isHead === false) this.#cluster.control(process, body)
+        return
+      case 'actorCreate':
+      case 'actorWatch':
+      case 'actorStop':
+      case 'actorLookup':
+      case 'groupCreate':
+      case 'groupRemove':
+      case 'drain':
+        if (this.#cluster?.isHead === false) return this.#cluster.control(process, body)
+        return this.#machine(process, body)
+      default:
+        return this.#machine(process, body)
+    }
+  }
+
+  /** Of a process here or on another node: what the machine and the store answer. */
+  #machine(process: string, body: NonNullable<ProcessMessage['body']>, remote: boolean = false): void {
+    switch (body.$case) {
       case 'leaseDemand':
-        return this.#handle({ kind: 'lease-demand', process, ...body.value })
+        return this.#handle({ kind: 'lease-demand', process, ...body.value, ...(remote && { remote }) })
       case 'leaseReturn':
         return this.#handle({ kind: 'lease-return', process, lease: body.value.lease, retire: body.value.retire })
       case 'leaseBlocked':
@@ -221,36 +315,45 @@ export class Daemon {
         return this.#handle({ kind: 'group-create', process, create: body.value })
       case 'groupRemove':
         return this.#handle({ kind: 'group-remove', process, group: body.value.group })
-      case 'segmentRequest':
-        return this.#store.request(process, body.value)
-      case 'segmentReturn':
-        return this.#store.giveBack(process, body.value.segment)
       case 'objectsAdded':
         return this.#store.added(process, body.value)
       case 'objectsFreed':
         return this.#store.freed(process, body.value)
-      case 'objectPin':
-        return this.#store.pin(process, body.value)
-      case 'objectUnpin':
-        return this.#store.unpin(process, body.value.pins)
-      case 'taskEvents':
-        return this.#queries.addTaskEvents(body.value)
-      case 'query': {
-        const { request, what, limit } = body.value
-        void this.#queries
-          .answer(process, what, limit)
-          .then((answer) => from.link.send({ body: { $case: 'queryReply', value: { request, json: JSON.stringify(answer) } } }))
-        return
-      }
-      case 'queryReply':
-        return this.#queries.reply(process, body.value)
-      case 'shutdown':
-        // A driver that only attached must not end the cluster of others.
-        if (from.hello.kind === 'cli' || (this.#config.embedded && from.hello.pid === this.#config.starterPid)) void this.stop(body.value.reason, STOP_GRACE_MS)
-        return
+      case 'drain':
+        return this.#cluster === undefined ? this.#refuseDrain(process, body.value.request) : this.#cluster.drain(process, body.value)
       default:
         return
     }
+  }
+
+  /** What concerns objects of this node stays here, the rest goes to the daemons of those nodes. */
+  #byNode<T extends { readonly node: string }>(process: string, items: readonly T[], message: (items: T[]) => NonNullable<ProcessMessage['body']>): void {
+    const own = this.#config.session.node
+    const here = items.filter(({ node }) => node === '' || node === own)
+    if (here.length > 0) this.#machine(process, message(here))
+    if (here.length === items.length || this.#cluster === undefined) return
+    for (const [node, there] of Map.groupBy(items, ({ node }) => node))
+      if (node !== '' && node !== own) this.#cluster.fromProcess(node, process, message(there))
+  }
+
+  #pin(process: string, pin: ObjectPin): void {
+    if (this.#cluster === undefined || pin.node === '' || pin.node === this.#config.session.node) return this.#store.pin(process, pin)
+    const failure = {
+      code: 'OBJECT_LOST',
+      detailsJson: JSON.stringify({ object: `${pin.owner}:${pin.object}`, reason: `node ${pin.node} cannot be read from` }),
+    }
+    this.#send(process, { $case: 'objectPinned', value: { pin: pin.pin, path: '', segment: '', offset: 0, bytes: 0, failure } })
+  }
+
+  #suspect(asker: string, { process, node }: ProcessSuspect): void {
+    if (this.#links.has(process)) return
+    if (this.#cluster !== undefined && node !== '' && node !== this.#config.session.node) return this.#cluster.suspect(asker, process, node)
+    this.#deliverTo(asker, { $case: 'processLost', value: { process, cause: undefined } })
+  }
+
+  #refuseDrain(process: string, request: number): void {
+    const details = { what: 'the node to drain', got: this.#config.session.node, expected: 'a node of a cluster of several machines' }
+    this.#deliverTo(process, { $case: 'drained', value: { request, failure: { code: 'INVALID_ARGUMENT', detailsJson: JSON.stringify(details) } } })
   }
 
   #handle(event: MachineEvent): void {
@@ -265,32 +368,65 @@ export class Daemon {
   }
 
   #run(instructions: readonly EdgeInstruction[]): void {
+    this.#gate.run(instructions)
+  }
+
+  #perform(instruction: Exclude<EdgeInstruction, { readonly kind: 'persist' }>): void {
     const { pool } = this.#launched
-    for (const instruction of instructions) {
-      switch (instruction.kind) {
-        case 'send':
-          this.#send(instruction.process, instruction.message)
-          break
-        case 'worker-spawn':
-          pool.spawn(instruction)
-          break
-        case 'worker-ask': {
-          const { worker } = instruction
-          void this.#queries.ownsObjects(worker).then((owns) => this.#handle({ kind: 'worker-answered', worker, owns }))
-          break
-        }
-        case 'worker-stop': {
-          const { worker, force, reason } = instruction
-          log(() => `worker ${worker} is ${force ? 'killed' : 'stopped'}: ${reason}`)
-          const told = !force && this.#links.has(worker)
-          if (told) this.#send(worker, { $case: 'exit', value: { reason } })
-          pool.stop(worker, force, told)
-          break
-        }
-        default:
-          instruction satisfies never
+    switch (instruction.kind) {
+      case 'send':
+        if (!this.#deliverTo(instruction.process, instruction.message)) this.#cluster?.perform(instruction)
+        return
+      case 'worker-spawn':
+        return pool.spawn(instruction)
+      case 'worker-ask': {
+        const { worker } = instruction
+        void this.#queries.ownsObjects(worker).then((owns) => this.#handle({ kind: 'worker-answered', worker, owns }))
+        return
       }
+      case 'worker-stop': {
+        const { worker, force, reason } = instruction
+        log(() => `worker ${worker} is ${force ? 'killed' : 'stopped'}: ${reason}`)
+        const told = !force && this.#links.has(worker)
+        if (told) this.#deliverTo(worker, { $case: 'exit', value: { reason } })
+        return pool.stop(worker, force, told)
+      }
+      default:
+        this.#cluster?.perform(instruction)
     }
+  }
+
+  // ---------------------------------------------------------------- other machines
+
+  #clusterPort(cluster: ClusterEdge): ClusterPort {
+    const { machine } = this.#launched
+    return {
+      handle: (event) => this.#handle(event),
+      deliver: (process, message) => this.#deliverTo(process, message),
+      held: () => inventoryOf(machine.node.tables),
+      load: () => ({ ...offerOf(machine.node.tables), storeUsedBytes: this.#store.usage.liveBytes }),
+      fromRemote: (process, body) => this.#machine(process, body, true),
+      remoteGone: (process) => this.#store.processGone(process),
+      answer: (what, limit) => this.#queries.answerHere(what, limit),
+      drain: (reason, deadlineMs) => void this.#drain(cluster, reason, deadlineMs),
+      end: (reason) => void this.#beginAnew(reason),
+    }
+  }
+
+  /** What runs may finish, objects move, and the node leaves. */
+  async #drain(cluster: ClusterEdge, reason: string, deadlineMs: number): Promise<void> {
+    const { machine } = this.#launched
+    this.#handle({ kind: 'drain', reason })
+    for (const until = performance.now() + deadlineMs; performance.now() < until && !isDrained(machine.node.tables); ) await delay(DRAIN_LOOK_MS)
+    void cluster
+    await this.stop(`node ${this.#config.session.node} was drained: ${reason}`, STOP_GRACE_MS)
+  }
+
+  /** This node was declared dead, or may have been: nothing of it may go on. What comes next is a new node. */
+  async #beginAnew(reason: string): Promise<void> {
+    process.stderr.write(`node ${this.#config.session.node} ends its work: ${reason}\n`)
+    this.#next = this.#config.embedded ? undefined : successor(this.#config, this.#cluster?.headAddress ?? '')
+    await this.stop(reason, 0)
   }
 
   // ---------------------------------------------------------------- logs
@@ -298,10 +434,9 @@ export class Daemon {
   #deliver(batch: LogBatch): void {
     const { tables } = this.#launched.machine.node
     const worker = tables.workers.get(batch.worker)
-    const driver = this.#links.get(worker?.job?.id ?? '')
-    if (worker === undefined || driver?.hello.job?.logToDriver !== true) return
+    if (worker?.job?.config.logToDriver !== true) return
     const [lease] = worker.leases
     const source = worker.placement?.label ?? (batch.label || lease?.label || '')
-    driver.link.send({ body: { $case: 'logLines', value: { worker: worker.id, source, pid: worker.pid, stream: batch.stream, lines: batch.lines } } })
+    this.#send(worker.job.id, { $case: 'logLines', value: { worker: worker.id, source, pid: worker.pid, stream: batch.stream, lines: batch.lines } })
   }
 }

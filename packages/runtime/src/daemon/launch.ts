@@ -1,7 +1,6 @@
 /**
  * The part of the daemon that runs before gRPC is loaded: state, logs and worker processes. Exits that happen meanwhile wait for the daemon.
  */
-import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import type { EdgeInstruction, WorkerExit } from '../state/events.ts'
 import { MachineState } from '../state/machine-state.ts'
@@ -20,7 +19,8 @@ export interface Launched {
   connect(onExit: (worker: string, exit: WorkerExit) => void, onLog: (batch: LogBatch) => void): void
 }
 
-export function launchWorkers(config: DaemonConfig): Launched {
+/** @param host - address on which its processes listen for those of other nodes; "": there are none */
+export function launchWorkers(config: DaemonConfig, host: string = ''): Launched {
   const { session } = config
   const exits: [string, WorkerExit][] = []
   const batches: LogBatch[] = []
@@ -30,8 +30,9 @@ export function launchWorkers(config: DaemonConfig): Launched {
     ...NODE_DEFAULTS,
     node: session.node,
     total: config.total,
+    labels: config.labels,
     gpuDevices: config.gpuDevices,
-    workerIdPrefix: randomBytes(4).toString('hex'),
+    workerIdPrefix: session.node.slice(0, 8),
     prestart: Math.min(config.prestart, config.taskWorkersMax),
     // Half of the cpus are busy with this process and the program that waits for it.
     prestartAtOnce: Math.max(1, Math.floor(config.total.cpus / 20_000) - 1),
@@ -46,10 +47,11 @@ export function launchWorkers(config: DaemonConfig): Launched {
   const machine = new MachineState(nodeConfig, process.env['BEAMLINE_VALIDATE'] === '1')
   const logs = new Logs(join(session.dir, 'logs'), (batch) => onLog(batch))
   const { address, token, cluster, node } = session
+  const tlsDir = config.cluster?.tlsDir ?? ''
   const pool = new WorkerPool({
     entry: config.workerEntry,
     logs,
-    bootstrap: (worker) => ({ process: worker, address, token, sessionDir: session.dir, storeDir: session.storeDir, cluster, node }),
+    bootstrap: (worker) => ({ process: worker, address, token, sessionDir: session.dir, storeDir: session.storeDir, cluster, node, host, tlsDir }),
     onExit: (worker, exit) => onExit(worker, exit),
   })
   const pending: EdgeInstruction[] = []

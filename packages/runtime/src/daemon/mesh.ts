@@ -7,19 +7,26 @@
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import type { MeshHello, MeshMessage, Refused } from '../net/gen/mesh.ts'
-import { dial, type Link, listen, type Server } from '../net/link.ts'
+import { dial, type DialOptions, type Link, listen, type Server } from '../net/link.ts'
 import { MESH_SERVICE } from '../net/mesh-service.ts'
+import type { Tls } from '../net/tls.ts'
 
 export type MeshBody = NonNullable<MeshMessage['body']>
 type MeshLink = Link<MeshMessage, MeshMessage>
+
+/** How long a first answer may take. */
+const MEET_MS = 3_000
 
 const log = debug('mesh')
 
 export interface MeshOptions {
   readonly node: string
   readonly token: string
+  readonly tls: Tls | undefined
   /** Of the cluster; "" until this node knows it. */
   readonly cluster: () => string
+  /** HOST:PORT of the head, as far as this node knows. */
+  readonly headAddress: () => string
   /** HOST:PORT of a node; undefined when it is not known, or dead. */
   readonly locate: (node: string) => string | undefined
   readonly isDead: (node: string) => boolean
@@ -56,7 +63,7 @@ export class Mesh {
   /** @param port - 0: any */
   async listen(host: string, port: number): Promise<void> {
     this.#server = await listen(`${host}:${port}`, this.#options.token, { mesh: (link) => this.#receive({ link, node: '' }, false) })
-    this.#address = this.#server.address
+    this.#address = this.#server.addresses[0] as string
   }
 
   /**
@@ -65,7 +72,7 @@ export class Mesh {
    * @throws the reason when it does not answer, BeamlineError `UNAUTHENTICATED`, or `CLUSTER_REFUSED` with what it said
    */
   async meet(address: string): Promise<MeshHello> {
-    const neighbour = this.#dial(address, '')
+    const neighbour = this.#dial(address, '', { connectMs: MEET_MS })
     return await new Promise<MeshHello>((resolve, reject) => {
       this.#receive(neighbour, true, resolve, reject)
       neighbour.link.onClose((error) => reject(error ?? new Error(`${address} closed the connection`)))
@@ -81,12 +88,12 @@ export class Mesh {
     for (const { link } of this.#all) link.flush()
   }
 
-  /** The node is dead, or this node leaves it: nothing is sent to it and heard from it any more. */
-  drop(node: string): void {
+  /** The node is dead, or this node leaves it: nothing more is sent to it or heard from it. */
+  drop(node: string, reason: string): void {
     for (const neighbour of this.#all) {
       if (neighbour.node !== node) continue
       this.#forget(neighbour)
-      neighbour.link.close()
+      neighbour.link.abort(new Error(reason))
     }
   }
 
@@ -101,22 +108,25 @@ export class Mesh {
     if (known !== undefined || this.#closed) return known
     const address = this.#options.locate(node)
     if (address === undefined) return undefined
-    const neighbour = this.#dial(address, node)
+    // A port may belong to another daemon by now.
+    const neighbour = this.#dial(address, node, { to: node })
     this.#byNode.set(node, neighbour)
     this.#receive(neighbour, true)
     return neighbour
   }
 
-  #dial(address: string, node: string): Neighbour {
-    return { link: dial(MESH_SERVICE, address, this.#options.token), node }
+  #dial(address: string, node: string, options: DialOptions): Neighbour {
+    const { token, tls } = this.#options
+    return { link: dial(MESH_SERVICE, address, token, { ...options, tls }), node }
   }
 
   #receive(neighbour: Neighbour, dialled: boolean, met?: (hello: MeshHello) => void, unmet?: (error: Error) => void): void {
     const { link } = neighbour
-    const { cluster, node: self, isDead } = this.#options
+    const { cluster, node: self, isDead, headAddress } = this.#options
     this.#all.add(neighbour)
     let known = false
-    const hello = (): void => link.send({ body: { $case: 'hello', value: { cluster: cluster(), node: self, address: this.#address, epoch: 0 } } })
+    const hello = (): void =>
+      link.send({ body: { $case: 'hello', value: { cluster: cluster(), node: self, address: this.#address, epoch: 0, head: headAddress() } } })
     const refuse = (code: string, reason: string): void => {
       log(() => `refused ${neighbour.node}: ${reason}`)
       link.send({ body: { $case: 'refused', value: { code, reason } } })

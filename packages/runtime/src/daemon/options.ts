@@ -77,6 +77,8 @@ export interface ClusterConfig {
   readonly nodeTimeoutMs: number
   readonly heartbeatMs: number
   readonly headTimeoutMs: number
+  /** How long the first contact with the head may take. */
+  readonly joinMs: number
   /** "": no TLS. */
   readonly tlsDir: string
   readonly insecure: boolean
@@ -121,10 +123,13 @@ export interface DaemonReady {
   readonly mesh: string
   /** Address on which processes of this node listen for those of others; "": on none. */
   readonly host: string
+  /** Folder with the certificates of the cluster; "": no TLS. */
+  readonly tlsDir: string
 }
 
 const UNIT = 10_000
 const HEAD_PORT = 6_380
+const JOIN_MS = 15_000
 
 /** @throws BeamlineError `INVALID_ARGUMENT` that names the option */
 export function daemonConfig(options: DaemonOptions, session: Session, embedded: boolean): DaemonConfig {
@@ -173,6 +178,7 @@ function clusterConfig(options: DaemonOptions): ClusterConfig {
     nodeTimeoutMs,
     heartbeatMs: count('heartbeatMs', options.heartbeatMs ?? Math.min(1_000, Math.floor(nodeTimeoutMs / 5))),
     headTimeoutMs: count('headTimeoutMs', options.headTimeoutMs ?? 60_000),
+    joinMs: JOIN_MS,
     tlsDir,
     insecure,
   }

@@ -1,6 +1,7 @@
 /**
- * Answers about a node: from its own state, and for what only owners know (tasks that wait or run, small objects) by asking the attached processes.
- * Answers are plain JSON; a process that does not answer in time is left out and counted.
+ * Answers about a cluster: each node from its own state, and for what only owners know (tasks that wait or run, small objects) by asking the attached
+ * processes; actors and groups are known by the head. Whoever is asked asks the others and puts the parts together (query-merge.ts).
+ * Answers are plain JSON; a process that does not answer in time is left out and counted, a node is named.
  *
  * `what`: status | nodes | workers | actors | groups | leases | drivers | waiting | objects | tasks | timeline | demand KEY
  * (the last one answers about the asking process only: what its demand with that key waits for).
@@ -8,8 +9,11 @@
 import type { QueryReply, TaskEvents } from '../net/gen/node.ts'
 import type { MachineState } from '../state/machine-state.ts'
 import { type Entry, isTaskWorker, type Worker } from '../state/node-tables.ts'
+import { hostname } from 'node:os'
 import { TaskEventLog } from '../state/task-event-log.ts'
+import type { ClusterEdge } from './cluster-edge.ts'
 import type { DaemonConfig } from './options.ts'
+import { IS_OF_HEAD, merge } from './query-merge.ts'
 import type { SegmentStore } from './segment-store.ts'
 
 const TASK_EVENTS_MAX = 100_000
@@ -22,6 +26,7 @@ export interface QueriesOptions {
   readonly store: SegmentStore
   /** Attached drivers and workers. */
   readonly processes: () => Iterable<string>
+  readonly cluster: ClusterEdge | undefined
   readonly ask: (process: string, request: number, what: string, limit: number) => void
 }
 
@@ -79,10 +84,28 @@ export class Queries {
     for (const asked of this.#asked.values()) if (asked.waiting.delete(process) && asked.waiting.size === 0) asked.done()
   }
 
-  /** @returns what goes into QueryReply.json; `{ error }` for a `what` that does not exist */
-  async answer(process: string, what: string, limitWanted: number): Promise<unknown> {
+  /** @returns what goes into QueryReply: JSON, `{ error }` for a `what` that does not exist; and nodes that did not answer */
+  async answer(process: string, what: string, limitWanted: number): Promise<{ readonly answer: unknown; readonly silent: readonly string[] }> {
     const limit = limitWanted > 0 ? Math.min(limitWanted, ROWS_MAX) : ROWS_MAX
-    const [topic, argument] = what.split(' ', 2)
+    const [topic = '', argument] = what.split(' ', 2)
+    const { cluster, config, machine } = this.#options
+    if (topic === 'demand') {
+      const entry = machine.node.tables.queue.find((each) => each.kind === 'demand' && each.process.id === process && each.key === Number(argument))
+      return { answer: entry === undefined ? null : this.#describe(entry), silent: [] }
+    }
+    const here = await this.answerHere(topic, limit)
+    if (cluster === undefined || cluster.nodes.size < 2) return { answer: here, silent: [] }
+    if (IS_OF_HEAD.has(topic)) {
+      if (cluster.isHead) return { answer: here, silent: [] }
+      const { answers, silent } = await cluster.ask(topic, limit, cluster.head)
+      return { answer: answers.get(cluster.head) ?? [], silent }
+    }
+    const { answers, silent } = await cluster.ask(topic, limit)
+    return { answer: merge(topic, limit, new Map([[config.session.node, here], ...answers]), cluster.nodes, cluster.head), silent }
+  }
+
+  /** What this node knows. */
+  async answerHere(topic: string, limit: number): Promise<unknown> {
     switch (topic) {
       case 'status':
         return this.#status()
@@ -112,14 +135,8 @@ export class Queries {
       }
       case 'timeline':
         return { events: this.#events.latest(limit), dropped: this.#events.dropped }
-      case 'demand': {
-        const entry = this.#options.machine.node.tables.queue.find(
-          (each) => each.kind === 'demand' && each.process.id === process && each.key === Number(argument),
-        )
-        return entry === undefined ? null : this.#describe(entry)
-      }
       default:
-        return { error: `unknown query ${JSON.stringify(what)}` }
+        return { error: `unknown query ${JSON.stringify(topic)}` }
     }
   }
 
@@ -151,13 +168,26 @@ export class Queries {
   }
 
   #node(): object {
-    const { config, machine } = this.#options
+    const { cluster, config, machine } = this.#options
     const { tables } = machine.node
     const { usage } = this.#options.store
     const workers: Record<string, number> = {}
     for (const worker of tables.workers.values()) workers[worker.state] = (workers[worker.state] ?? 0) + 1
-    const { total } = config
-    return { node: config.session.node, pid: process.pid, state: 'ALIVE', head: true, total, available: tables.root.available(), workers, store: usage }
+    const { total, labels, session } = config
+    return {
+      node: session.node,
+      pid: process.pid,
+      host: hostname(),
+      address: cluster?.mesh.address ?? session.address,
+      state: tables.draining === '' ? 'ALIVE' : 'DRAINING',
+      head: cluster?.isHead ?? true,
+      total,
+      available: tables.root.available(),
+      labels,
+      workers,
+      queued: tables.queue.length,
+      store: usage,
+    }
   }
 
   #status(): object {
@@ -175,8 +205,8 @@ export class Queries {
       drivers: this.#drivers(),
       leases: machine.node.tables.leases.size,
       waiting: this.#waiting(),
-      actors: counts(machine.control.actors.actors.values()),
-      groups: counts(machine.control.groups.groups.values()),
+      actors: counts(machine.control?.actors.actors.values() ?? []),
+      groups: counts(machine.control?.groups.groups.values() ?? []),
       tasks: Object.fromEntries(this.#events.totals),
       taskEventsDropped: this.#events.dropped,
     }
@@ -186,6 +216,7 @@ export class Queries {
     const { tables } = this.#options.machine.node
     return [...tables.workers.values()].map((worker: Worker) => ({
       worker: worker.id,
+      node: tables.config.node,
       pid: worker.pid,
       state: worker.state,
       job: worker.job?.id ?? '',
@@ -199,7 +230,7 @@ export class Queries {
 
   #actors(): object[] {
     const { tables } = this.#options.machine.node
-    return [...this.#options.machine.control.actors.actors.values()].map((actor) => {
+    return [...(this.#options.machine.control?.actors.actors.values() ?? [])].map((actor) => {
       const waiting = tables.queue.find((entry) => entry.kind === 'actor' && entry.placement.actor === actor.id)
       return {
         actor: actor.id,
@@ -220,7 +251,7 @@ export class Queries {
 
   #groups(): object[] {
     const { queue } = this.#options.machine.node.tables
-    return [...this.#options.machine.control.groups.groups.values()].map((group) => ({
+    return [...(this.#options.machine.control?.groups.groups.values() ?? [])].map((group) => ({
       group: group.id,
       name: group.name,
       strategy: group.strategy,
@@ -250,7 +281,7 @@ export class Queries {
   #drivers(): object[] {
     const { processes } = this.#options.machine.node.tables
     return [...processes.values()]
-      .filter((process) => process.kind === 'driver')
+      .filter((process) => process.kind === 'driver' && process.node === '')
       .map(({ id, pid, job, leases }) => ({ driver: id, pid, name: job?.config.name ?? '', namespace: job?.config.namespace ?? '', leases: leases.size }))
   }
 

@@ -58,6 +58,8 @@ export interface Published {
   readonly headAddress: string
   /** Address on which processes of this node listen for those of others; "": on none. */
   readonly host: string
+  /** Folder with the certificates of the cluster; "": no TLS. */
+  readonly tlsDir: string
 }
 
 /** A running daemon of this user on this machine. */
@@ -127,6 +129,12 @@ const storeName = (node: string): string => `beamline-${uid()}-${node}`
 function storeFolder(wanted: string | undefined, node: string, dir: string): string {
   if (wanted !== undefined) return join(resolve(wanted), storeName(node))
   return process.platform === 'linux' ? join(SHARED_MEMORY, storeName(node)) : join(dir, 'store')
+}
+
+/** The same node as a part of the cluster that it found. */
+export function adoptSession(session: Session, { cluster, token }: Pick<Session, 'cluster' | 'token'>): Session {
+  if (token !== session.token) writeFileSync(join(session.dir, 'token'), token, { mode: 0o600 })
+  return { ...session, cluster, token }
 }
 
 /** Say that this process runs the session; `published`: that programs may attach to it. */
@@ -202,6 +210,7 @@ export interface Attachable {
   readonly sessionDir: string
   readonly node: string
   readonly host: string
+  readonly tlsDir: string
 }
 
 /**
@@ -226,21 +235,25 @@ export function findDaemon(address: string, token: string | undefined = process.
     sessionDir,
     node: known?.node ?? basename(sessionDir),
     host: known?.host ?? '',
+    tlsDir: known?.tlsDir ?? '',
   }
 }
 
-function isAlive(holder: Holder): boolean {
-  if (!Number.isInteger(holder.pid) || holder.pid <= 0) return false
+const isAlive = (holder: Holder): boolean => isProcess(holder.pid, holder.started)
+
+/** @param started - as {@link startTime} said */
+export function isProcess(pid: number, started: string): boolean {
+  if (!Number.isInteger(pid) || pid <= 0) return false
   try {
-    process.kill(holder.pid, 0)
+    process.kill(pid, 0)
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
-  return holder.started === '' || holder.started === startTime(holder.pid)
+  return started === '' || started === startTime(pid)
 }
 
 /** Field 22 of /proc/<pid>/stat, after the name in parentheses. */
-function startTime(pid: number): string {
+export function startTime(pid: number): string {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
     return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''

@@ -9,17 +9,19 @@ import { setCurrent } from '../core/current.ts'
 import { Runtime } from '../core/runtime.ts'
 import type { WorkerBootstrap } from '../daemon/bootstrap.ts'
 import { setEntry } from '../functions/index.ts'
+import { networkOf } from '../net/network.ts'
 import { dieWithParent } from '../objects/libc.ts'
 import { endWithNode } from './end.ts'
 import { markOutput } from './output-marks.ts'
 
 export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
-  const { process: id, address, token, sessionDir } = bootstrap
+  const { process: id, address, token, sessionDir, node, host, tlsDir } = bootstrap
   await Runtime.attach({
     kind: 'worker',
     process: id,
     address: `unix:${join(sessionDir, `${id}.sock`)}`,
     nodeAddress: address,
+    network: await networkOf({ node, host, tlsDir }),
     token,
     job: undefined,
     kinds: KINDS,

@@ -259,10 +259,10 @@ test('an idle worker ends after a while, unless it owns objects that others may 
 test('a cluster that a program started is ended by that program only', async () => {
   const daemon = await startTestDaemon()
   const guest = new StandInDriver(daemon, { pid: 1 })
-  guest.send({ $case: 'shutdown', value: { reason: 'not mine' } })
+  guest.send({ $case: 'shutdown', value: { reason: 'not mine', cluster: false } })
   expect(await guest.query('status')).toMatchObject({ cluster: daemon.cluster })
   const owner = new StandInDriver(daemon)
-  owner.send({ $case: 'shutdown', value: { reason: 'done' } })
+  owner.send({ $case: 'shutdown', value: { reason: 'done', cluster: false } })
   expect((await guest.next('exit')).reason).toBe('done')
   expect(await daemon.exited).toBe('it exited in order')
   expect(isClean(daemon)).toBe(true)
@@ -314,7 +314,7 @@ test('a standalone head survives its driver, is found, and what a dead one left 
   const first = await startDaemon(options)
   expect(findCurrentHead()).toMatchObject({ address: first.address, pid: first.pid, cluster: first.cluster })
   const driver = new StandInDriver(first)
-  driver.send({ $case: 'shutdown', value: { reason: 'a driver must not end the cluster of others' } })
+  driver.send({ $case: 'shutdown', value: { reason: 'a driver must not end the cluster of others', cluster: false } })
   driver.link.close()
   await driver.link.closed
   const second = new StandInDriver(first)

@@ -71,6 +71,10 @@ export interface Shape {
   prefers: string;
   /** digest of the code root that the worker runs in, "" for the job's own */
   package: string;
+  /** of the worker, where the job was started; "" for the job's own */
+  workingDir: string;
+  /** imported by the worker before its first task */
+  modules: string[];
 }
 
 export interface Shape_EnvEntry {
@@ -148,6 +152,10 @@ export interface JobConfig {
   logToDriver: boolean;
   /** digest of the code root; "" when all workers are on the driver's machine */
   package: string;
+  /** the code root: absolute path on the driver's machine */
+  root: string;
+  /** imported by every worker before its first task */
+  modules: string[];
 }
 
 export interface JobConfig_EnvEntry {
@@ -398,6 +406,7 @@ export interface QueryReply {
 
 export interface Shutdown {
   reason: string;
+  cluster: boolean;
 }
 
 export interface NodeMessage {
@@ -560,6 +569,14 @@ export interface Assign {
   entry: string;
   env: { [key: string]: string };
   namespace: string;
+  /** as in JobConfig, and so is `package` */
+  root: string;
+  package: string;
+  modules: string[];
+  /** where the package is on this machine; "": the code is where it is on the driver's */
+  packageDir: string;
+  /** the package could not be fetched */
+  failure: Failure | undefined;
 }
 
 export interface Assign_EnvEntry {
@@ -932,6 +949,8 @@ function createBaseShape(): Shape {
     labels: {},
     prefers: "",
     package: "",
+    workingDir: "",
+    modules: [],
   };
 }
 
@@ -966,6 +985,12 @@ export const Shape: MessageFns<Shape> = {
     }
     if (message.package !== "") {
       writer.uint32(82).string(message.package);
+    }
+    if (message.workingDir !== "") {
+      writer.uint32(90).string(message.workingDir);
+    }
+    for (const v of message.modules) {
+      writer.uint32(98).string(v!);
     }
     return writer;
   },
@@ -1067,6 +1092,22 @@ export const Shape: MessageFns<Shape> = {
             }
 
             message.package = reader.string();
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.workingDir = reader.string();
+            continue;
+          }
+          case 12: {
+            if (tag !== 98) {
+              break;
+            }
+
+            message.modules.push(reader.string());
             continue;
           }
         }
@@ -1667,7 +1708,18 @@ export const Hello: MessageFns<Hello> = {
 };
 
 function createBaseJobConfig(): JobConfig {
-  return { name: "", namespace: "", cwd: "", entry: "", execArgv: [], env: {}, logToDriver: false, package: "" };
+  return {
+    name: "",
+    namespace: "",
+    cwd: "",
+    entry: "",
+    execArgv: [],
+    env: {},
+    logToDriver: false,
+    package: "",
+    root: "",
+    modules: [],
+  };
 }
 
 export const JobConfig: MessageFns<JobConfig> = {
@@ -1695,6 +1747,12 @@ export const JobConfig: MessageFns<JobConfig> = {
     }
     if (message.package !== "") {
       writer.uint32(66).string(message.package);
+    }
+    if (message.root !== "") {
+      writer.uint32(74).string(message.root);
+    }
+    for (const v of message.modules) {
+      writer.uint32(82).string(v!);
     }
     return writer;
   },
@@ -1777,6 +1835,22 @@ export const JobConfig: MessageFns<JobConfig> = {
             }
 
             message.package = reader.string();
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.root = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.modules.push(reader.string());
             continue;
           }
         }
@@ -4028,13 +4102,16 @@ export const QueryReply: MessageFns<QueryReply> = {
 };
 
 function createBaseShutdown(): Shutdown {
-  return { reason: "" };
+  return { reason: "", cluster: false };
 }
 
 export const Shutdown: MessageFns<Shutdown> = {
   encode(message: Shutdown, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
     if (message.reason !== "") {
       writer.uint32(10).string(message.reason);
+    }
+    if (message.cluster !== false) {
+      writer.uint32(16).bool(message.cluster);
     }
     return writer;
   },
@@ -4058,6 +4135,14 @@ export const Shutdown: MessageFns<Shutdown> = {
             }
 
             message.reason = reader.string();
+            continue;
+          }
+          case 2: {
+            if (tag !== 16) {
+              break;
+            }
+
+            message.cluster = reader.bool();
             continue;
           }
         }
@@ -5591,7 +5676,18 @@ export const LogLines: MessageFns<LogLines> = {
 };
 
 function createBaseAssign(): Assign {
-  return { job: "", cwd: "", entry: "", env: {}, namespace: "" };
+  return {
+    job: "",
+    cwd: "",
+    entry: "",
+    env: {},
+    namespace: "",
+    root: "",
+    package: "",
+    modules: [],
+    packageDir: "",
+    failure: undefined,
+  };
 }
 
 export const Assign: MessageFns<Assign> = {
@@ -5610,6 +5706,21 @@ export const Assign: MessageFns<Assign> = {
     });
     if (message.namespace !== "") {
       writer.uint32(42).string(message.namespace);
+    }
+    if (message.root !== "") {
+      writer.uint32(50).string(message.root);
+    }
+    if (message.package !== "") {
+      writer.uint32(58).string(message.package);
+    }
+    for (const v of message.modules) {
+      writer.uint32(66).string(v!);
+    }
+    if (message.packageDir !== "") {
+      writer.uint32(74).string(message.packageDir);
+    }
+    if (message.failure !== undefined) {
+      Failure.encode(message.failure, writer.uint32(82).fork()).join();
     }
     return writer;
   },
@@ -5668,6 +5779,46 @@ export const Assign: MessageFns<Assign> = {
             }
 
             message.namespace = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.root = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 58) {
+              break;
+            }
+
+            message.package = reader.string();
+            continue;
+          }
+          case 8: {
+            if (tag !== 66) {
+              break;
+            }
+
+            message.modules.push(reader.string());
+            continue;
+          }
+          case 9: {
+            if (tag !== 74) {
+              break;
+            }
+
+            message.packageDir = reader.string();
+            continue;
+          }
+          case 10: {
+            if (tag !== 82) {
+              break;
+            }
+
+            message.failure = Failure.decode(reader, reader.uint32());
             continue;
           }
         }
