@@ -5,6 +5,7 @@
 import { randomBytes } from 'node:crypto'
 import { connect as connectPlain, type NetConnectOpts, type Socket } from 'node:net'
 import type { ConnectionOptions } from 'node:tls'
+import type { Tls } from '../net/tls.ts'
 import {
   type BulkRequest,
   decodeFrameHead,
@@ -35,7 +36,7 @@ export interface ConnectionConfig {
   /** This node. */
   readonly node: string
   /** Absent: no encryption. */
-  readonly tls: ConnectionOptions | undefined
+  readonly tls: Tls | undefined
 }
 
 interface Ask {
@@ -92,7 +93,7 @@ export class Connection {
     const { tls } = config
     if (!tls) return new Connection(node, address, config, (options) => connectPlain(options))
     const { connect } = await import('node:tls')
-    return new Connection(node, address, config, (options) => connect({ ...tls, ...options } as ConnectionOptions))
+    return new Connection(node, address, config, (options) => connect({ ...tls.connect, ...options } as ConnectionOptions))
   }
 
   get usable(): boolean {

@@ -4,9 +4,10 @@
  */
 import { randomBytes } from 'node:crypto'
 import { createServer, type AddressInfo, type Server, type Socket } from 'node:net'
-import type { TlsOptions } from 'node:tls'
+import type { TLSSocket } from 'node:tls'
 import { debug } from '../debug.ts'
 import type { Faults } from '../net/faults.ts'
+import type { Tls } from '../net/tls.ts'
 import {
   type BulkRequest,
   checkHello,
@@ -26,6 +27,8 @@ import { CHUNK_BYTES, type Chunks } from './chunks.ts'
 const HELLO_MS = 5_000
 /** A source that waits says so as often as this. */
 const WAIT_MS = 1_000
+/** A reader that takes nothing for so long is gone or stopped; it can ask again. */
+const STUCK_MS = 15_000
 
 const log = debug('transfer')
 const NOTHING = new Uint8Array(0)
@@ -53,13 +56,13 @@ export interface BulkServerOptions {
   readonly node: string
   readonly source: BulkSource
   /** Absent: no encryption. */
-  readonly tls: TlsOptions | undefined
+  readonly tls: Tls | undefined
   readonly faults: Faults | undefined
 }
 
 export class BulkServer {
   readonly #options: BulkServerOptions
-  readonly #sockets = new Set<Socket>()
+  readonly #sessions = new Map<Socket, Session>()
   #server: Server | undefined
 
   constructor(options: BulkServerOptions) {
@@ -70,13 +73,17 @@ export class BulkServer {
   async listen(host: string, port = 0): Promise<string> {
     const { tls } = this.#options
     const accept = (socket: Socket): void => {
-      this.#sockets.add(socket)
-      socket.on('close', () => this.#sockets.delete(socket))
       socket.on('error', (error) => log(() => `a reader's connection broke: ${error.message}`))
+      const stranger = tls?.checkPeer((socket as TLSSocket).getPeerCertificate())
+      if (stranger) return void socket.destroy(stranger)
       socket.setNoDelay(true)
-      void new Session(socket, this.#options).run().finally(() => socket.destroy())
+      socket.setTimeout(STUCK_MS, () => socket.destroy(new Error('the reader takes nothing')))
+      socket.on('close', () => this.#sessions.delete(socket))
+      const session = new Session(socket, this.#options)
+      this.#sessions.set(socket, session)
+      void session.run().finally(() => socket.destroy())
     }
-    const server = tls ? (await import('node:tls')).createServer(tls, accept) : createServer(accept)
+    const server = tls ? (await import('node:tls')).createServer(tls.listen, accept) : createServer(accept)
     server.on('tlsClientError', (error) => log(() => `a reader's handshake failed: ${error.message}`))
     this.#server = server
     await new Promise<void>((resolve, reject) => {
@@ -89,15 +96,22 @@ export class BulkServer {
     return family === 'IPv6' ? `[${address}]:${chosen}` : `${address}:${chosen}`
   }
 
+  /** Ends the connections of a node that is dead. */
+  drop(node: string): void {
+    for (const [socket, { from }] of this.#sessions) if (from === node) socket.destroy()
+  }
+
   /** Every connection ends at once. */
   async close(): Promise<void> {
     const server = this.#server
-    for (const socket of this.#sockets) socket.destroy()
+    for (const socket of this.#sessions.keys()) socket.destroy()
     if (server) await new Promise<void>((resolve) => server.close(() => resolve()))
   }
 }
 
 class Session {
+  /** The reader's node, once it proved that it knows the token. */
+  from: string | undefined
   readonly #socket: Socket
   readonly #options: BulkServerOptions
   readonly #input: Input
@@ -113,10 +127,10 @@ class Session {
   async run(): Promise<void> {
     const timer = setTimeout(() => this.#socket.destroy(), HELLO_MS)
     try {
-      const from = await this.#hello()
+      this.from = await this.#hello()
       clearTimeout(timer)
-      if (from === undefined) return
-      for (;;) await this.#answer(decodeRequest(await this.#input.text()), from)
+      if (this.from === undefined) return
+      for (;;) await this.#answer(decodeRequest(await this.#input.text()), this.from)
     } catch (error) {
       log(() => `a reader's connection ended: ${(error as Error).message}`)
     } finally {

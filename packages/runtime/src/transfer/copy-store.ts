@@ -38,7 +38,8 @@ export interface CopyStore {
   /** What this node has of it, in memory or spilled: `primary`, a sealed `copy`, or nothing. */
   find(name: ObjectName): 'primary' | 'copy' | undefined
   /**
-   * Keeps a whole object (primary or sealed copy) in memory until `release`, reading it back when it was spilled.
+   * Keeps a whole object (primary or sealed copy) in memory until `release`, reading it back when it was spilled. For an object in memory this
+   * holds from the call on, not only when the promise resolves.
    *
    * @param place - where a reader was told that it is on this node: an object that its owner has not reported yet is held there
    * @returns undefined when this node does not have it
@@ -64,7 +65,7 @@ export interface CopyStore {
   copySealed(name: ObjectName): void
   /** It is not going to be complete: its memory is free at once. */
   copyFailed(name: ObjectName): void
-  /** The objects were freed: their sealed copies go, each with its last pin. Primary ones stay. */
+  /** The objects were freed: their sealed copies go, each with its last pin or hold. Primary ones stay. */
   dropCopies(names: readonly ObjectName[]): void
   /**
    * Makes a sealed copy the primary one, which is spilled instead of evicted and goes only when its owner frees it.
