@@ -243,6 +243,8 @@ function jobConfig(options: InitOptions): JobConfig {
     env: { ...options.env },
     logToDriver: options.logToDriver ?? true,
     package: '',
+    root: '',
+    modules: [],
   }
 }
 

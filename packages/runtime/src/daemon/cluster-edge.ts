@@ -19,7 +19,7 @@ import { HeadStore } from './head.ts'
 import { isLoopback, localAddressTo, Membership } from './membership.ts'
 import { Mesh, type MeshBody } from './mesh.ts'
 import { decodeOrder, decodeReport, encodeOrder, encodeReport, encodeView } from './mesh-codec.ts'
-import type { ClusterConfig, DaemonConfig } from './options.ts'
+import { type ClusterConfig, type DaemonConfig, MEMORY_STORE } from './options.ts'
 import { adoptSession, type Session } from './session.ts'
 
 const log = debug('cluster')
@@ -121,7 +121,7 @@ export class ClusterEdge {
     }
     let head: HeadStore | undefined
     let session: Session = config.session
-    if (cluster.head && cluster.store !== 'memory:') {
+    if (cluster.head && cluster.store !== MEMORY_STORE) {
       const { cluster: id, token } = config.session
       head = await HeadStore.open({ url: cluster.store, nodeTimeoutMs: cluster.nodeTimeoutMs, warn, fresh: { cluster: id, token } })
       session = adoptSession(session, head.identity)
@@ -163,6 +163,11 @@ export class ClusterEdge {
     await this.#membership?.find()
   }
 
+  /** Asked before each act: this process may have been stopped for so long that others decide by now. */
+  get mayAct(): boolean {
+    return this.#membership?.check() ?? this.#head?.isHead ?? true
+  }
+
   get isHead(): boolean {
     return this.#cluster.head
   }
@@ -199,9 +204,7 @@ export class ClusterEdge {
     })
     if (this.isHead) {
       const records = await this.#head?.records()
-      if (records !== undefined && records.size > 0) {
-        port.handle({ kind: 'restore', records })
-      }
+      if (records !== undefined) port.handle({ kind: 'restore', records })
       port.handle({ kind: 'node-registered', register: this.#register() })
     } else this.#membership?.start()
     for (const [node, body] of this.#early.splice(0)) this.#message(node, body)
@@ -239,8 +242,8 @@ export class ClusterEdge {
         return this.mesh.send(instruction.node, { $case: 'order', value: encodeOrder(instruction.order) })
       case 'view': {
         const view = encodeView(instruction.view, this.#epoch)
+        for (const node of view.nodes) this.#nodes.set(node.node, node)
         if (instruction.to !== undefined) return this.mesh.send(instruction.to, { $case: 'view', value: view })
-        this.#see(view)
         for (const { node, state } of this.#nodes.values()) if (state !== 'DEAD') this.mesh.send(node, { $case: 'view', value: view })
         return
       }
@@ -346,7 +349,7 @@ export class ClusterEdge {
   #message(node: string, body: MeshBody): void {
     const port = this.#port
     if (port === undefined) return void this.#early.push([node, body])
-    if (this.#membership?.check() === false) return
+    if (!this.mayAct) return
     switch (body.$case) {
       case 'register':
         if (!this.isHead) return this.mesh.send(node, { $case: 'refused', value: { code: 'NOT_HEAD', reason: `the head is at ${this.headAddress}` } })

@@ -357,7 +357,7 @@ export class Daemon {
   }
 
   #handle(event: MachineEvent): void {
-    if (this.#stopping !== undefined && event.kind !== 'worker-exited') return
+    if ((this.#stopping !== undefined && event.kind !== 'worker-exited') || this.#cluster?.mayAct === false) return
     try {
       this.#run(this.#launched.machine.handle(event))
     } catch (error) {

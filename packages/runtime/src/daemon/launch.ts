@@ -3,10 +3,10 @@
  */
 import { join } from 'node:path'
 import type { EdgeInstruction, WorkerExit } from '../state/events.ts'
-import { MachineState } from '../state/machine-state.ts'
+import { ALONE, type MachineRole, MachineState } from '../state/machine-state.ts'
 import { NODE_DEFAULTS, type NodeConfig, startVariables } from '../state/node-tables.ts'
 import { type LogBatch, Logs } from './logs.ts'
-import type { DaemonConfig } from './options.ts'
+import { type DaemonConfig, MEMORY_STORE } from './options.ts'
 import { WorkerPool } from './worker-pool.ts'
 
 export interface Launched {
@@ -44,14 +44,21 @@ export function launchWorkers(config: DaemonConfig, host: string = ''): Launched
     idleTimeoutMs: config.idleTimeoutMs,
     startEnv: startVariables(process.env as Record<string, string>),
   }
-  const machine = new MachineState(nodeConfig, process.env['BEAMLINE_VALIDATE'] === '1')
+  const { cluster } = config
+  const role: MachineRole = {
+    head: cluster?.head ?? true,
+    growable: cluster !== undefined,
+    restores: cluster?.head === true && cluster.store !== MEMORY_STORE,
+    leaseMs: cluster?.nodeTimeoutMs ?? ALONE.leaseMs,
+  }
+  const machine = new MachineState(nodeConfig, role, process.env['BEAMLINE_VALIDATE'] === '1')
   const logs = new Logs(join(session.dir, 'logs'), (batch) => onLog(batch))
-  const { address, token, cluster, node } = session
+  const { address, token, node } = session
   const tlsDir = config.cluster?.tlsDir ?? ''
   const pool = new WorkerPool({
     entry: config.workerEntry,
     logs,
-    bootstrap: (worker) => ({ process: worker, address, token, sessionDir: session.dir, storeDir: session.storeDir, cluster, node, host, tlsDir }),
+    bootstrap: (worker) => ({ process: worker, address, token, sessionDir: session.dir, storeDir: session.storeDir, cluster: session.cluster, node, host, tlsDir }),
     onExit: (worker, exit) => onExit(worker, exit),
   })
   const pending: EdgeInstruction[] = []

@@ -4,6 +4,7 @@
  * Both ends say who they are first. Daemons of other clusters and nodes that were declared dead are refused, and an end that is refused hears why.
  * A pair that dialled each other at the same moment has two links, and each end keeps sending on the one that it had first.
  */
+import { setTimeout as delay } from 'node:timers/promises'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import type { MeshHello, MeshMessage, Refused } from '../net/gen/mesh.ts'
@@ -16,6 +17,7 @@ type MeshLink = Link<MeshMessage, MeshMessage>
 
 /** How long a first answer may take. */
 const MEET_MS = 3_000
+const LAST_WORDS_MS = 300
 
 const log = debug('mesh')
 
@@ -99,7 +101,12 @@ export class Mesh {
 
   async close(): Promise<void> {
     this.#closed = true
-    for (const { link } of this.#all) link.close()
+    const ends = [...this.#all].map(({ link }) => {
+      link.close()
+      return link.closed
+    })
+    // What was said last is on its way; an end that does not answer is not waited for.
+    await Promise.race([Promise.all(ends), delay(LAST_WORDS_MS)])
     await this.#server?.close()
   }
 

@@ -128,6 +128,8 @@ export interface DaemonReady {
 }
 
 const UNIT = 10_000
+/** Keeps nothing beyond the head's process. */
+export const MEMORY_STORE = 'memory:'
 const HEAD_PORT = 6_380
 const JOIN_MS = 15_000
 
@@ -174,7 +176,7 @@ function clusterConfig(options: DaemonOptions): ClusterConfig {
     host: host ?? (head ? '127.0.0.1' : ''),
     port: count('port', port ?? 0),
     portWished: head && port === undefined ? HEAD_PORT : 0,
-    store: store ?? 'memory:',
+    store: store ?? MEMORY_STORE,
     nodeTimeoutMs,
     heartbeatMs: count('heartbeatMs', options.heartbeatMs ?? Math.min(1_000, Math.floor(nodeTimeoutMs / 5))),
     headTimeoutMs: count('headTimeoutMs', options.headTimeoutMs ?? 60_000),

@@ -137,7 +137,7 @@ describe('with a head that runs', () => {
     const { stdout } = await beamline(['list', 'tasks', '--limit', '1'])
     expect(stdout.split('\n')[0]).toMatch(/^TASK +NAME +STATE +WORKER +TIME +ERROR$/)
     expect(stdout.split('\n')[1]).toMatch(new RegExp(`^${driver.id}:2 +sum +FAILED +${worker} +750 ms +WORKER_CRASHED$`))
-    expect((await beamline(['list', 'workers'])).stdout).toMatch(new RegExp(`${worker} +\\d+ +leased +sum +1 +${driver.id}`))
+    expect((await beamline(['list', 'workers'])).stdout).toMatch(new RegExp(`${worker} +[0-9a-f]{16} +\\d+ +leased +sum +1 +${driver.id}`))
     const file = join(folder, 'trace.json')
     expect((await beamline(['timeline', '-o', file])).status).toBe(0)
     const { traceEvents } = JSON.parse(readFileSync(file, 'utf8')) as { traceEvents: object[] }

@@ -1,0 +1,53 @@
+/** A node that drains finishes what it runs, gets nothing new, and leaves; what it held is elsewhere. */
+import { expect, test } from 'vitest'
+import { startTestCluster, type TestNode } from '../../src/testing/index.ts'
+
+test('a task that runs finishes, an actor moves, objects can still be read, then the node is gone', async () => {
+  await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 2 }, { cpus: 2 }] })
+  const [head, first, second] = cluster.nodes as [TestNode, TestNode, TestNode]
+  const driver = head.driver(
+    async ({ init, get, remote, clusterInfo }, { tell }) => {
+      await using _cluster = await init()
+      const from = process.env['FROM'] as string
+      class Home {
+        where(): string {
+          return clusterInfo().node
+        }
+      }
+      const home = remote(Home, { cpus: 1, maxRestarts: 3, maxTaskRetries: 3, node: { id: from, soft: true } } as never).remote() as unknown as {
+        where: { remote(): never }
+      }
+      tell('home', { node: await get(home.where.remote()) })
+      const big = remote(() => new Uint8Array(5_000_000).fill(7), { cpus: 1, node: { id: from, soft: true } } as never).remote()
+      await get(big)
+      const slow = remote(
+        async () => {
+          tell('slow')
+          await new Promise((resolve) => setTimeout(resolve, 2_000))
+          return clusterInfo().node
+        },
+        { maxRetries: 0, cpus: 1, node: { id: from, soft: true } } as never,
+      ).remote()
+      tell('slow done', { node: await get(slow) })
+      await new Promise((resolve) => process.stdin.once('data', resolve))
+      tell('after', { node: await get(home.where.remote()), last: (await get(big)).at(-1) })
+    },
+    { env: { FROM: first.id } },
+  )
+  const leaving = first.id
+  expect(await driver.event('home')).toMatchObject({ node: leaving })
+  await driver.event('slow')
+  await head.cli('drain', leaving.slice(0, 6), '--deadline-ms', '20000', '--json')
+  expect(await driver.event('slow done')).toMatchObject({ node: leaving })
+  await first.gone()
+  driver.write('go\n')
+  expect(await driver.event('after')).toMatchObject({ node: second.id, last: 7 })
+  expect((await driver.exited).code).toBe(0)
+  expect((await cluster.members()).find(({ node }) => node === leaving)?.state ?? 'DEAD').toBe('DEAD')
+})
+
+test('the head cannot be drained, and an unknown node is named', async () => {
+  await using cluster = await startTestCluster({ nodes: 2 })
+  await expect(cluster.head.cli('drain', cluster.head.id)).rejects.toThrow(/the head/)
+  await expect(cluster.head.cli('drain', 'zzzz')).rejects.toThrow(/there is no node zzzz/)
+})
