@@ -1,8 +1,8 @@
 /**
  * Who has copies of this node's objects, who is reading them from here now, and where others are sent meanwhile. Pure.
  *
- * A node sends an object to few readers at a time; the next ones are sent to nodes that hold a copy or are getting one, in turn. So an object that
- * many want spreads like a tree, and its first source sends it hardly more often than everybody else.
+ * A node sends an object to few readers at a time, and not much more often than those who have a copy: the other readers are sent to nodes that
+ * hold it or are getting it, in turn. So an object that many want spreads like a tree, and its first source sends it hardly more often than anybody.
  */
 import { CHUNK_BYTES } from './chunks.ts'
 
@@ -10,6 +10,10 @@ import { CHUNK_BYTES } from './chunks.ts'
 const READERS_MAX = 2
 /** Objects of one chunk are over before anybody could pass them on. */
 const READERS_OF_SMALL_MAX = 16
+/** How many more readers than anybody with a copy a node serves itself. */
+const SERVED_MORE = 2
+/** Nodes that a reader is told of; some may have evicted their copies. */
+const REFERRED_MAX = 4
 
 interface Reader {
   /** Connections. */
@@ -21,8 +25,9 @@ interface Entry {
   /** Nodes with a whole copy. They may have evicted it since. */
   readonly copies: Set<string>
   readonly readers: Map<string, Reader>
-  /** How many readers were sent to each node. */
+  /** How many readers were sent to each node, and how many were served here. */
   readonly sentTo: Map<string, number>
+  served: number
 }
 
 export class Referrals {
@@ -43,9 +48,19 @@ export class Referrals {
     const entry = this.#entry(key)
     entry.copies.delete(node)
     const reader = entry.readers.get(node)
-    if (reader) reader.streams++
-    else if (entry.readers.size < (bytes > CHUNK_BYTES ? READERS_MAX : READERS_OF_SMALL_MAX)) entry.readers.set(node, { streams: 1, sentBytes: 0 })
-    else return this.#refer(entry, node)
+    if (reader) {
+      reader.streams++
+      return undefined
+    }
+    const large = bytes > CHUNK_BYTES
+    const others = this.#others(entry, node)
+    const turn = large && others.some((other) => entry.copies.has(other) && (entry.sentTo.get(other) ?? 0) + SERVED_MORE <= entry.served)
+    if (turn || entry.readers.size >= (large ? READERS_MAX : READERS_OF_SMALL_MAX)) {
+      for (const first of others.slice(0, 1)) entry.sentTo.set(first, (entry.sentTo.get(first) ?? 0) + 1)
+      return others
+    }
+    entry.readers.set(node, { streams: 1, sentBytes: 0 })
+    entry.served++
     return undefined
   }
 
@@ -94,20 +109,17 @@ export class Referrals {
   }
 
   /** Those that were sent the fewest readers first; of equals the whole copies, then whoever has got most. */
-  #refer({ copies, readers, sentTo }: Entry, node: string): string[] {
+  #others({ copies, readers, sentTo }: Entry, node: string): string[] {
+    const burden = (other: string): number => sentTo.get(other) ?? 0
     const progress = (other: string): number => (copies.has(other) ? Number.POSITIVE_INFINITY : (readers.get(other)?.sentBytes ?? 0))
     const others = [...new Set([...copies, ...readers.keys()])].filter((other) => other !== node)
-    const burden = (other: string): number => sentTo.get(other) ?? 0
-    others.sort((a, b) => burden(a) - burden(b) || progress(b) - progress(a))
-    const [first] = others
-    if (first !== undefined) sentTo.set(first, burden(first) + 1)
-    return others
+    return others.sort((a, b) => burden(a) - burden(b) || progress(b) - progress(a)).slice(0, REFERRED_MAX)
   }
 
   #entry(key: string): Entry {
     let entry = this.#entries.get(key)
     if (!entry) {
-      entry = { copies: new Set(), readers: new Map(), sentTo: new Map() }
+      entry = { copies: new Set(), readers: new Map(), sentTo: new Map(), served: 0 }
       this.#entries.set(key, entry)
     }
     return entry

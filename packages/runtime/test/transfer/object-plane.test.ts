@@ -307,7 +307,7 @@ describe('nodes that die', () => {
 })
 
 describe('many nodes', () => {
-  test('receivers become sources: four nodes get it, and its node sends it about twice', async () => {
+  test('receivers become sources: of four nodes that get it at most three have it from its own node', async () => {
     const bytes = 64 * MiB
     const [source, ...readers] = await start({ nodes: 5 })
     await source.put(NAME, bytes)
@@ -315,7 +315,7 @@ describe('many nodes', () => {
     for (const pinned of pins) expect(holds(pinned, NAME)).toBe(true)
     const sent = await Promise.all(cluster!.nodes.map(async (node) => (await node.look()).counts.sentBytes / bytes))
     expect(sent.reduce((sum, share) => sum + share)).toBeCloseTo(4, 5)
-    expect(sent[0]).toBeLessThanOrEqual(2.5)
+    expect(sent[0]).toBeLessThanOrEqual(3)
     for (const node of cluster!.nodes) await expectRest(node)
   })
 
