@@ -258,7 +258,7 @@ export class TestNode {
     if (!this.isRunning) throw new Error(`the daemon of node ${this.index} is gone`)
     const asked = (async () => {
       await using client = await ClusterClient.connect(this.address)
-      return client.query<T>(what, limit)
+      return await client.query<T>(what, limit)
     })()
     const { promise: late, reject } = Promise.withResolvers<never>()
     const timer = setTimeout(() => reject(new Error(`node ${this.index} did not answer the query "${what}" in ${CALLS_MS / 1_000} s`)), CALLS_MS)
