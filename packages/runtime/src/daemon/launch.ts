@@ -58,7 +58,17 @@ export function launchWorkers(config: DaemonConfig, host: string = ''): Launched
   const pool = new WorkerPool({
     entry: config.workerEntry,
     logs,
-    bootstrap: (worker) => ({ process: worker, address, token, sessionDir: session.dir, storeDir: session.storeDir, cluster: session.cluster, node, host, tlsDir }),
+    bootstrap: (worker) => ({
+      process: worker,
+      address,
+      token,
+      sessionDir: session.dir,
+      storeDir: session.storeDir,
+      cluster: session.cluster,
+      node,
+      host,
+      tlsDir,
+    }),
     onExit: (worker, exit) => onExit(worker, exit),
   })
   const pending: EdgeInstruction[] = []

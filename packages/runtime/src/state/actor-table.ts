@@ -1,11 +1,14 @@
 /**
  * Actors of the cluster, from creation to death: PENDING → STARTING → ALIVE → (RESTARTING → STARTING → ALIVE)* → DEAD.
  *
- * PENDING and RESTARTING actors wait at their node for a worker; STARTING ones run their constructor. The calls themselves never pass here.
+ * PENDING and RESTARTING actors wait for a worker at a node, or for a node that could have them; STARTING ones run their constructor. The calls
+ * themselves never pass here. Each order to place one has a number (`attempt`), and a report about an earlier one changes nothing.
  * Pure: ControlState feeds events and passes the instructions on.
  */
-import type { ActorCreate, ActorStarted, ActorStop, Failure } from '../net/gen/node.ts'
+import type { ActorHere } from '../net/gen/mesh.ts'
+import type { ActorCreate, ActorStarted, ActorStop, Failure, Shape } from '../net/gen/node.ts'
 import type { ControlInstruction, Job, MessageBody, NodeReport } from './events.ts'
+import type { ActorRecord } from './records.ts'
 
 export type ActorStateName = 'PENDING' | 'STARTING' | 'ALIVE' | 'RESTARTING' | 'DEAD'
 
@@ -17,18 +20,31 @@ export interface Actor {
   /** Process whose death ends it, unless detached. */
   readonly owner: string
   readonly job: Job
-  readonly node: string
+  /** "" while no node can have it, or none is chosen. */
+  node: string
+  attempt: number
+  readonly sinceMs: number
+  /** Since when it waits at its node. */
+  placedAtMs: number
+  /** Why it waits, in words. */
+  reason: string
+  /** It has had a worker since it was placed last. */
+  ran: boolean
+  /** From before a restart of the head: its node has not come back yet, and nobody knows how it is. */
+  unheard: boolean
   state: ActorStateName
   /** "" unless STARTING or ALIVE, or while a stopped worker ends */
   worker: string
   address: string
-  /** Number of restarts so far. */
+  /** How often it was begun again. */
   incarnation: number
+  /** How often for a reason that counts: a node that drains is none. */
+  restarts: number
   /** Deaths since it was last ALIVE: the delay before the next try grows with it. */
   failedStarts: number
   /** RESTARTING and not placed yet: when to place it. */
   restartAtMs: number | undefined
-  stopping: { readonly reason: string; readonly noRestart: boolean; readonly killAtMs: number } | undefined
+  stopping: { readonly reason: string; readonly noRestart: boolean; readonly killAtMs: number; readonly moves: boolean } | undefined
   cause: Failure | undefined
   error: Uint8Array
   readonly watchers: Set<string>
@@ -44,6 +60,29 @@ interface Unknown {
   creator: string
 }
 
+/** Where an actor goes. */
+export type ActorPlace =
+  | { readonly kind: 'node'; readonly node: string; readonly now: boolean }
+  | { readonly kind: 'wait'; readonly reason: string }
+  | { readonly kind: 'never'; readonly failure: Failure }
+
+export interface ActorPort {
+  readonly out: (instruction: ControlInstruction) => void
+  readonly choose: (actor: Actor) => ActorPlace
+  /** It is sent to a node, or leaves it when `units` is negative. */
+  readonly book: (node: string, shape: Shape | undefined, units: number) => void
+  /** Where a process is; "" for the node of this head and for those that are gone. */
+  readonly nodeOf: (process: string) => string
+  /** Of this head. */
+  readonly self: string
+  /** The record is to be made durable, or forgotten when it is not there any more. */
+  readonly changed: (actor: string) => void
+  readonly born: (job: string) => void
+  readonly died: (job: string) => void
+}
+
+/** An actor that waits at a node without room moves to one with room after so long. */
+const MOVE_AFTER_MS = 500
 /** Dead actors that are remembered, so that late watchers learn why. */
 const DEAD_MAX = 10_000
 /** A watcher may overtake the creation, which travels on another stream. */
@@ -62,20 +101,28 @@ export class ActorTable {
   /** Other ids of actors, see {@link Actor.aliases}. */
   readonly #aliases: Map<string, Actor> = new Map()
   #dead: string[] = []
+  /** Those that wait: for a node, or at one. */
+  readonly #waiting: Set<Actor> = new Set()
   #nowMs = 0
-  readonly #out: (instruction: ControlInstruction) => void
+  readonly #port: ActorPort
 
-  constructor(out: (instruction: ControlInstruction) => void) {
-    this.#out = out
+  constructor(port: ActorPort) {
+    this.#port = port
   }
 
-  create(process: string, create: ActorCreate, job: Job, node: string): void {
+  create(process: string, create: ActorCreate, job: Job): void {
     const namespace = create.namespace === '' ? job.config.namespace || job.id : create.namespace
     const refuse = (code: string, details: object): void =>
       this.#send(process, {
         $case: 'actorCreated',
         value: { request: create.request, actor: create.actor, handle: NOTHING, failure: { code, detailsJson: JSON.stringify(details) } },
       })
+    const same = this.actors.get(create.actor) ?? this.#aliases.get(create.actor)
+    if (same !== undefined && (same.owner === process || same.id !== create.actor)) {
+      // Asked again: the answer was lost with the head that gave it.
+      const { id: actor, create: first } = same
+      return this.#send(process, { $case: 'actorCreated', value: { request: create.request, actor, handle: first.handle, failure: undefined } })
+    }
     if (create.name !== '') {
       const existing = this.actors.get(this.names.get(nameKey(namespace, create.name)) ?? '')
       if (existing !== undefined && create.getIfExists) {
@@ -98,11 +145,18 @@ export class ActorTable {
       create,
       owner: process,
       job,
-      node,
+      node: '',
+      attempt: 0,
+      sinceMs: this.#nowMs,
+      placedAtMs: 0,
+      reason: '',
+      ran: false,
+      unheard: false,
       state: 'PENDING',
       worker: '',
       address: '',
       incarnation: 0,
+      restarts: 0,
       failedStarts: 0,
       restartAtMs: undefined,
       stopping: undefined,
@@ -114,6 +168,8 @@ export class ActorTable {
     this.unknownWatches.delete(create.actor)
     this.actors.set(actor.id, actor)
     if (actor.name !== '') this.names.set(nameKey(namespace, actor.name), actor.id)
+    this.#port.born(job.id)
+    this.#port.changed(actor.id)
     this.#send(process, { $case: 'actorCreated', value: { request: create.request, actor: actor.id, handle: create.handle, failure: undefined } })
     this.#tellWatchers(actor)
     this.#place(actor)
@@ -126,6 +182,7 @@ export class ActorTable {
     this.unknownWatches.delete(id)
     actor.aliases.set(id, watchers)
     this.#aliases.set(id, actor)
+    this.#port.changed(actor.id)
     for (const process of watchers) this.#tell(process, actor, id)
   }
 
@@ -133,7 +190,7 @@ export class ActorTable {
     const actor = this.actors.get(id) ?? this.#aliases.get(id)
     if (actor !== undefined) {
       ;(actor.aliases.get(id) ?? actor.watchers).add(process)
-      this.#tell(process, actor, id)
+      if (!actor.unheard) this.#tell(process, actor, id)
       return
     }
     const unknown = this.unknownWatches.get(id) ?? { watchers: new Set<string>(), sinceMs: this.#nowMs, creator: '' }
@@ -149,18 +206,32 @@ export class ActorTable {
 
   placed(report: Extract<NodeReport, { kind: 'actor-placed' }>): void {
     const actor = this.actors.get(report.actor)
-    if (actor === undefined || (actor.state !== 'PENDING' && actor.state !== 'RESTARTING')) return
-    actor.worker = report.worker
-    actor.address = report.address
+    if (actor === undefined || actor.state === 'DEAD' || !concerns(actor, report)) {
+      const { node, attempt } = report
+      const order = { kind: 'actor-release', actor: report.actor, attempt, force: true, reason: 'it was placed elsewhere meanwhile' } as const
+      return this.#port.out({ kind: 'order', node, order })
+    }
+    if (actor.state !== 'PENDING' && actor.state !== 'RESTARTING') return
+    this.#runs(actor, report.worker, report.address)
     actor.state = 'STARTING'
     const { create, incarnation } = actor
-    this.#send(report.worker, { $case: 'actorStart', value: { actor: actor.id, creation: create.creation, incarnation, gpuIndices: report.gpuIndices } })
+    this.#sendTo(actor, { $case: 'actorStart', value: { actor: actor.id, creation: create.creation, incarnation, gpuIndices: report.gpuIndices } })
     this.#tellWatchers(actor)
+  }
+
+  #runs(actor: Actor, worker: string, address: string): void {
+    this.#waiting.delete(actor)
+    actor.worker = worker
+    actor.address = address
+    actor.unheard = false
+    if (actor.ran) return
+    actor.ran = true
+    this.#port.changed(actor.id)
   }
 
   unplaceable(report: Extract<NodeReport, { kind: 'actor-unplaceable' }>): void {
     const actor = this.actors.get(report.actor)
-    if (actor !== undefined) this.#die(actor, report.failure)
+    if (actor !== undefined && concerns(actor, report)) this.#die(actor, report.failure)
   }
 
   started(process: string, started: ActorStarted): void {
@@ -172,6 +243,10 @@ export class ActorTable {
       this.#release(actor, false, 'its constructor threw')
       return
     }
+    this.#alive(actor)
+  }
+
+  #alive(actor: Actor): void {
     actor.failedStarts = 0
     actor.cause = undefined
     actor.state = 'ALIVE'
@@ -180,7 +255,7 @@ export class ActorTable {
 
   workerLost(report: Extract<NodeReport, { kind: 'actor-worker-lost' }>): void {
     const actor = this.actors.get(report.actor)
-    if (actor === undefined) return
+    if (actor === undefined || !concerns(actor, report) || (actor.state !== 'DEAD' && actor.worker !== report.worker)) return
     for (const process of new Set([actor.watchers, ...actor.aliases.values()].flatMap((watchers) => [...watchers]))) {
       this.#send(process, { $case: 'workerLost', value: { worker: report.worker, leases: [], cause: report.failure } })
     }
@@ -188,13 +263,16 @@ export class ActorTable {
     const { stopping } = actor
     actor.stopping = undefined
     const max = actor.create.maxRestarts
-    if (stopping?.noRestart !== true && (max < 0 || actor.incarnation < max)) {
-      if (actor.state === 'STARTING') actor.failedStarts++
-      actor.worker = ''
-      actor.address = ''
+    const moves = stopping?.moves === true
+    if (stopping?.noRestart !== true && (moves || max < 0 || actor.restarts < max)) {
+      if (actor.state === 'STARTING' && !moves) actor.failedStarts++
+      this.#leave(actor)
       actor.incarnation++
+      if (!moves) actor.restarts++
       actor.cause = report.failure
       actor.state = 'RESTARTING'
+      this.#port.changed(actor.id)
+      this.#waiting.add(actor)
       this.#tellWatchers(actor)
       const delay = actor.failedStarts === 0 ? 0 : Math.min(RESTART_DELAY_MS * 2 ** (actor.failedStarts - 1), RESTART_DELAY_MAX_MS)
       actor.restartAtMs = this.#nowMs + delay
@@ -215,11 +293,12 @@ export class ActorTable {
       this.#die(actor, this.#diedOf(actor, reason))
       return
     }
-    if (!stop.force && actor.stopping !== undefined) return
+    if (!stop.force && actor.stopping !== undefined && !actor.stopping.moves) return
     const noRestart = stop.noRestart || !stop.force || actor.stopping?.noRestart === true
-    actor.stopping = { reason, noRestart, killAtMs: stop.force ? Number.POSITIVE_INFINITY : this.#nowMs + actor.create.stopTimeoutMs }
+    const killAtMs = stop.force ? Number.POSITIVE_INFINITY : this.#nowMs + actor.create.stopTimeoutMs
+    actor.stopping = { reason, noRestart, killAtMs, moves: false }
     if (stop.force) this.#release(actor, true, reason)
-    else this.#send(actor.worker, { $case: 'actorTerminate', value: { actor: actor.id, reason } })
+    else this.#sendTo(actor, { $case: 'actorTerminate', value: { actor: actor.id, reason } })
   }
 
   /** Actors that it owned end with it; what it watched is forgotten. */
@@ -241,12 +320,12 @@ export class ActorTable {
   tick(nowMs: number): void {
     this.#nowMs = nowMs
     for (const actor of this.actors.values()) {
-      if (actor.state === 'RESTARTING' && actor.restartAtMs !== undefined && actor.restartAtMs <= nowMs) this.#place(actor)
       if (actor.stopping !== undefined && actor.stopping.killAtMs <= nowMs) {
         actor.stopping = { ...actor.stopping, killAtMs: Number.POSITIVE_INFINITY }
         this.#release(actor, true, `${actor.stopping.reason}, and it did not end in ${actor.create.stopTimeoutMs} ms`)
       }
     }
+    this.retry()
     for (const [id, { sinceMs, creator }] of this.unknownWatches) {
       if (creator === '' && nowMs - sinceMs >= UNKNOWN_MS)
         this.#neverCreated(id, 'this cluster does not know it (it died long ago, or is of another cluster run)')
@@ -263,20 +342,157 @@ export class ActorTable {
     }
   }
 
+  /** Those that wait for a node may find one, and those that wait at a full one may find another. */
+  retry(): void {
+    // Of many that want the same, one is enough to see that nothing has room.
+    const full = new Set<Shape | undefined>()
+    for (const actor of this.#waiting) {
+      if (actor.unheard || (actor.restartAtMs !== undefined && actor.restartAtMs > this.#nowMs)) continue
+      if (actor.node === '') {
+        this.#place(actor)
+        continue
+      }
+      if (this.#nowMs - actor.placedAtMs < MOVE_AFTER_MS || full.has(actor.create.shape)) continue
+      const place = this.#port.choose(actor)
+      if (place.kind !== 'node' || !place.now) full.add(actor.create.shape)
+      else if (place.node !== actor.node) {
+        this.#release(actor, true, 'another node has room')
+        this.#leave(actor)
+        this.#place(actor)
+      }
+    }
+  }
+
+  /** What ran there ends; what waited there waits elsewhere. */
+  nodeLost(node: string, failure: Failure): void {
+    for (const actor of [...this.actors.values()]) {
+      if (actor.node !== node || actor.state === 'DEAD') continue
+      actor.unheard = false
+      if (!actor.ran) {
+        this.#leave(actor)
+        continue
+      }
+      const { id, attempt, worker } = actor
+      this.workerLost({ kind: 'actor-worker-lost', node, actor: id, attempt, worker, failure })
+    }
+  }
+
+  /** Nothing new runs there: what waits goes elsewhere, and so does what may be begun again; the rest stays until the node leaves. */
+  nodeDrains(node: string, reason: string): void {
+    for (const actor of this.actors.values()) {
+      if (actor.node !== node || actor.state === 'DEAD' || actor.unheard) continue
+      if (this.#waiting.has(actor)) {
+        this.#release(actor, true, reason)
+        this.#leave(actor)
+      } else if (actor.create.maxRestarts !== 0 && actor.stopping === undefined) {
+        actor.stopping = { reason, noRestart: false, killAtMs: this.#nowMs + actor.create.stopTimeoutMs, moves: true }
+        this.#sendTo(actor, { $case: 'actorTerminate', value: { actor: actor.id, reason } })
+      }
+    }
+  }
+
+  restored(record: ActorRecord): void {
+    const { id, namespace, create, owner, job, node, attempt, incarnation, restarts, ran, dead, cause, error } = record
+    const state = dead ? 'DEAD' : incarnation === 0 ? 'PENDING' : 'RESTARTING'
+    const actor: Actor = {
+      ...{ id, name: create.name, namespace, create, owner, job, node, attempt, incarnation, restarts, ran, state, cause, error },
+      unheard: !dead && node !== '',
+      ...{ sinceMs: this.#nowMs, placedAtMs: this.#nowMs, reason: '', worker: '', address: '', failedStarts: 0, restartAtMs: undefined, stopping: undefined },
+      watchers: new Set(),
+      aliases: new Map(record.aliases.map((alias) => [alias, new Set()])),
+    }
+    this.actors.set(id, actor)
+    for (const alias of record.aliases) this.#aliases.set(alias, actor)
+    if (dead) {
+      this.#dead.push(id)
+      return
+    }
+    this.#port.born(job.id)
+    if (actor.name !== '') this.names.set(nameKey(namespace, actor.name), id)
+    this.#waiting.add(actor)
+  }
+
+  /** What a node has that came back to a head that may not know it. */
+  reconcile(node: string, here: readonly ActorHere[]): void {
+    const kept = new Set<string>()
+    for (const { actor: id, attempt, worker, address, alive, gpuIndices } of here) {
+      const actor = this.actors.get(id)
+      if (actor === undefined || actor.state === 'DEAD' || actor.node !== node || actor.attempt !== attempt) {
+        const order = { kind: 'actor-release', actor: id, attempt, force: true, reason: 'the head does not know it' } as const
+        this.#port.out({ kind: 'order', node, order })
+        continue
+      }
+      kept.add(id)
+      actor.unheard = false
+      if (worker === '') this.#tellWatchers(actor)
+      else if (!alive) this.placed({ kind: 'actor-placed', node, actor: id, attempt, worker, address, gpuIndices })
+      else if (actor.worker !== worker || actor.state !== 'ALIVE') {
+        this.#runs(actor, worker, address)
+        this.#alive(actor)
+      }
+    }
+    for (const actor of [...this.actors.values()]) {
+      if (actor.node !== node || actor.state === 'DEAD' || kept.has(actor.id)) continue
+      actor.unheard = false
+      if (!actor.ran) {
+        // The order was lost with the head that gave it.
+        this.#leave(actor)
+        this.#place(actor)
+        continue
+      }
+      const { id, attempt } = actor
+      this.workerLost({ kind: 'actor-worker-lost', node, actor: id, attempt, worker: actor.worker, failure: this.#lostUnheard(actor) })
+    }
+  }
+
+  #lostUnheard(actor: Actor): Failure {
+    const details = { task: '', worker: actor.worker, pid: 0, how: 'ended while no head was there', stderr: '' }
+    return { code: 'WORKER_CRASHED', detailsJson: JSON.stringify(details) }
+  }
+
+  recordOf(actor: Actor): ActorRecord {
+    const { id, namespace, create, owner, job, node, attempt, incarnation, restarts, ran, cause, error } = actor
+    const dead = actor.state === 'DEAD'
+    // Nobody starts a dead actor again.
+    const kept = dead ? { ...create, creation: NOTHING, handle: NOTHING } : create
+    return { id, namespace, create: kept, owner, job, node, attempt, incarnation, restarts, ran, dead, cause, error, aliases: [...actor.aliases.keys()] }
+  }
+
   #place(actor: Actor): void {
     actor.restartAtMs = undefined
-    const { create } = actor
+    this.#waiting.add(actor)
+    const place = this.#port.choose(actor)
+    if (place.kind === 'never') return this.#die(actor, place.failure)
+    actor.reason = place.kind === 'wait' ? place.reason : ''
+    if (place.kind === 'wait') return
+    actor.node = place.node
+    actor.attempt++
+    actor.placedAtMs = this.#nowMs
+    const { create, id, attempt, job } = actor
+    this.#port.book(actor.node, create.shape, 1)
+    this.#port.changed(id)
     const label = create.name === '' ? create.className : `${create.className} "${create.name}"`
-    this.#out({ kind: 'order', node: actor.node, order: { kind: 'actor-place', actor: actor.id, job: actor.job, shape: create.shape, label } })
+    this.#port.out({ kind: 'order', node: actor.node, order: { kind: 'actor-place', actor: id, attempt, job, shape: create.shape, label } })
   }
 
   #release(actor: Actor, force: boolean, reason: string): void {
-    this.#out({ kind: 'order', node: actor.node, order: { kind: 'actor-release', actor: actor.id, force, reason } })
+    const { id, attempt, node } = actor
+    if (node !== '') this.#port.out({ kind: 'order', node, order: { kind: 'actor-release', actor: id, attempt, force, reason } })
+  }
+
+  /** It is at no node from here on. */
+  #leave(actor: Actor): void {
+    if (actor.node !== '') this.#port.book(actor.node, actor.create.shape, -1)
+    actor.node = ''
+    actor.worker = ''
+    actor.address = ''
+    actor.ran = false
   }
 
   #die(actor: Actor, cause: Failure): void {
     if (actor.state === 'DEAD') return
     actor.state = 'DEAD'
+    this.#waiting.delete(actor)
     actor.cause = cause
     actor.stopping = undefined
     actor.restartAtMs = undefined
@@ -284,11 +500,15 @@ export class ActorTable {
     this.#tellWatchers(actor)
     actor.worker = ''
     actor.address = ''
+    if (actor.node !== '') this.#port.book(actor.node, actor.create.shape, -1)
+    this.#port.changed(actor.id)
+    this.#port.died(actor.job.id)
     this.#dead.push(actor.id)
     if (this.#dead.length <= DEAD_MAX) return
     for (const id of this.#dead.splice(0, DEAD_MAX / 10)) {
       for (const alias of this.actors.get(id)?.aliases.keys() ?? []) this.#aliases.delete(alias)
       this.actors.delete(id)
+      this.#port.changed(id)
     }
   }
 
@@ -309,11 +529,23 @@ export class ActorTable {
   }
 
   #send(process: string, message: MessageBody): void {
-    this.#out({ kind: 'send', process, message })
+    const node = this.#port.nodeOf(process)
+    this.#port.out(node === '' ? { kind: 'send', process, message } : { kind: 'send', process, node, message })
+  }
+
+  /** To its worker. */
+  #sendTo(actor: Actor, message: MessageBody): void {
+    const { worker: process, node } = actor
+    this.#port.out(node === this.#port.self ? { kind: 'send', process, message } : { kind: 'send', process, node, message })
   }
 }
 
+/** Is the report about where the actor is now? */
+const concerns = (actor: Actor, report: { readonly node: string; readonly attempt: number }): boolean =>
+  actor.node === report.node && actor.attempt === report.attempt
+
 function lossText(failure: Failure): string {
-  const { how, stderr } = JSON.parse(failure.detailsJson) as { how: string; stderr: string }
+  const { how = '', stderr = '', node, reason } = JSON.parse(failure.detailsJson) as { how?: string; stderr?: string; node?: string; reason?: string }
+  if (node !== undefined) return `its node ${node} is gone: ${reason}`
   return `its worker ${how}${stderr === '' ? '' : `; its last lines on stderr:\n${stderr}`}`
 }

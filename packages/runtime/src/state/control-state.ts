@@ -1,72 +1,128 @@
 /**
- * What exists once per cluster: its nodes, actors (actor-table.ts) and placement groups (group-table.ts). Pure: events in, instructions out.
- * Orders to nodes come back as reports of those nodes. Workers and leases are not here: node-state.ts.
+ * What exists once per cluster: its nodes (membership.ts), actors (actor-table.ts), placement groups (group-table.ts) and jobs (job-table.ts), at the
+ * head. Pure: events in, instructions out. Orders to nodes come back as reports of those nodes. Workers and leases are not here: node-state.ts.
+ *
+ * What must survive the head is told as `persist` before everything that follows from it. A head that begins with the records of an earlier one
+ * waits for the nodes that it knows: what they still have goes on, the rest is lost with the grace.
  */
-import type { Resources } from '../net/gen/node.ts'
-import { ActorTable } from './actor-table.ts'
-import type { ControlEvent, ControlInstruction, Job } from './events.ts'
-import { GroupTable } from './group-table.ts'
-import type { NodeView } from './placement.ts'
+import type { Register } from '../net/gen/mesh.ts'
+import type { Failure, Resources } from '../net/gen/node.ts'
+import { type Actor, type ActorPlace, ActorTable } from './actor-table.ts'
+import { nodeLost } from './cluster-view.ts'
+import type { ControlEvent, ControlInstruction, Job, View } from './events.ts'
+import { GroupTable, type PlacementGroup } from './group-table.ts'
+import { type JobRecord, JobTable } from './job-table.ts'
+import { type Member, Membership } from './membership.ts'
+import { UNKNOWN_GROUP_MS } from './node-tables.ts'
+import { ANYWHERE, chooseNode, covers, feasible } from './policy.ts'
+import { decodeActor, decodeRecord, encodeActor, encodeRecord, type GroupRecord, type NodeRecord } from './records.ts'
+import { formatResources, parseResources, UNIT } from './resources.ts'
+import { wishText } from './wish-text.ts'
+
+export interface ControlConfig {
+  /** Node of this head. */
+  readonly self: string
+  /** Nodes may join: what does not fit waits for them, and nodes are told what the others are. */
+  readonly growable: boolean
+  /** A node that was not heard of for so long is dead. */
+  readonly leaseMs: number
+  /** Records are wanted. */
+  readonly persists: boolean
+}
+
+interface Attached {
+  readonly node: string
+  readonly driver: boolean
+}
+
+/** What changed is told to the nodes at most so often, except what decides where work can go. */
+const VIEW_MS = 100
+const NONE: Resources = { cpus: 0, gpus: 0, memoryBytes: 0, custom: {} }
 
 export class ControlState {
-  readonly nodes: Map<string, NodeView> = new Map()
+  readonly config: ControlConfig
+  readonly nodes: Membership
   readonly actors: ActorTable
   readonly groups: GroupTable
+  readonly jobs: JobTable
+  /** Until nodes from before a restart are back or given up. */
+  restoring = false
   /** Job of each attached driver and of each worker that was given one. */
-  readonly #jobs: Map<string, Job> = new Map()
-  readonly #attached: Set<string> = new Set()
+  readonly #jobOf: Map<string, Job> = new Map()
+  readonly #attached: Map<string, Attached> = new Map()
+  /** Records to write, as they are at the end of the event. */
+  readonly #dirty: Map<string, () => string | undefined> = new Map()
+  readonly #news = { nodes: new Set<string>(), groups: new Set<string>(), jobs: new Set<string>(), urgent: false }
+  #turn = 0
+  #nowMs = 0
+  #toldMs = 0
+  #graceEndsMs: number | undefined
   #out: ControlInstruction[] = []
 
-  constructor() {
+  constructor(config: ControlConfig) {
+    this.config = config
     const out = (instruction: ControlInstruction): void => void this.#out.push(instruction)
-    this.actors = new ActorTable(out)
-    this.groups = new GroupTable(out, () => [...this.nodes.values()])
+    this.nodes = new Membership(config)
+    this.jobs = new JobTable(
+      (id) => this.#record(`job/${id}`, () => this.#jobText(id)),
+      (id) => {
+        this.#news.jobs.add(id)
+        this.#news.urgent = true
+      },
+    )
+    this.actors = new ActorTable({
+      out,
+      self: config.self,
+      choose: (actor) => this.#place(actor),
+      book: (node, shape, units) => this.#bookActor(node, parseResources(shape?.resources) ?? NONE, shape?.placementGroup ?? '', units),
+      nodeOf: (process) => this.#nodeOf(process),
+      changed: (id) => this.#record(`actor/${id}`, () => this.#actorText(id)),
+      born: (job) => this.jobs.actorBorn(job),
+      died: (job) => this.jobs.actorDied(job),
+    })
+    this.groups = new GroupTable({
+      out: (instruction) => out(instruction.kind === 'send' ? this.#addressed(instruction) : instruction),
+      nodes: () => [...this.nodes.members.values()].filter(({ state }) => state === 'ALIVE'),
+      book: (node, wanted, units) => this.nodes.book(node, wanted, units),
+      changed: (group) => this.#groupChanged(group),
+      growable: config.growable,
+    })
   }
 
   /** What is free on a node, for placement. Freshness is a hint only: nodes decide when they prepare. */
-  view(node: string, available: Resources): void {
-    const known = this.nodes.get(node)
-    if (known !== undefined) this.nodes.set(node, { ...known, available })
+  view(node: string, available: Resources, queued: number): void {
+    if (this.nodes.heard(node, available, queued, this.nodes.members.get(node)?.info.storeUsedBytes ?? 0, this.#nowMs)) this.#news.nodes.add(node)
   }
 
-  /** Which job a worker works for from now on, so that what it creates belongs to that job. */
-  bindWorker(worker: string, job: Job): void {
-    this.#jobs.set(worker, job)
-  }
-
-  /** The only mutator besides the two hints above. Unknown ids are ignored or answered with a failure. */
+  /** The only mutator besides the hint above. Unknown ids are ignored or answered with a failure. */
   handle(event: ControlEvent): ControlInstruction[] {
     this.#apply(event)
+    this.#tellView()
     const out = this.#out
     this.#out = []
-    return out
+    if (this.#dirty.size === 0) return out
+    const records: ControlInstruction[] = []
+    for (const [key, make] of this.#dirty) records.push({ kind: 'persist', key, value: make() })
+    this.#dirty.clear()
+    return [...records, ...out]
   }
 
   #apply(event: ControlEvent): void {
     // What a process asked for just before it was lost must not outlive it.
     if ('process' in event && event.kind !== 'process-attached' && !this.#attached.has(event.process)) return
     switch (event.kind) {
-      case 'node-attached':
-        this.nodes.set(event.node, { node: event.node, total: event.total, available: event.total })
-        return
       case 'process-attached':
-        this.#attached.add(event.process)
-        if (event.processKind === 'driver' && event.job !== undefined) this.#jobs.set(event.process, { id: event.process, config: event.job })
-        return
+        return this.#processAttached(event)
       case 'process-lost':
-        this.#attached.delete(event.process)
-        this.#jobs.delete(event.process)
-        this.actors.processLost(event.process)
-        this.groups.processLost(event.process)
+        return this.#processLost(event.process, event.clean === false ? 'its driver did not end in order' : '')
+      case 'worker-bound':
+        this.#jobOf.set(event.worker, event.job)
         return
       case 'tick':
-        this.actors.tick(event.nowMs)
-        this.groups.tick(event.nowMs)
-        return
+        return this.#tick(event.nowMs)
       case 'actor-create': {
-        const job = this.#jobs.get(event.process)
-        const [node] = this.nodes.keys()
-        if (job !== undefined && node !== undefined) this.actors.create(event.process, event.create, job, node)
+        const job = this.#jobOf.get(event.process)
+        if (job !== undefined) this.actors.create(event.process, event.create, job)
         return
       }
       case 'actor-started':
@@ -76,7 +132,7 @@ export class ControlState {
       case 'actor-stop':
         return this.actors.stop(event.stop)
       case 'actor-lookup': {
-        const job = this.#jobs.get(event.process)
+        const job = this.#jobOf.get(event.process)
         return this.actors.lookup(event.process, event.request, event.name, event.namespace || job?.config.namespace || job?.id || '')
       }
       case 'actor-placed':
@@ -90,11 +146,319 @@ export class ControlState {
       case 'group-remove':
         return this.groups.remove(event.group)
       case 'bundles-prepared':
-        return this.groups.prepared(event.node, event.group)
+        this.groups.prepared(event.node, event.group, event.attempt)
+        return
       case 'bundles-refused':
-        return this.groups.refused(event.node, event.group, event.reason)
+        return this.groups.refused(event.node, event.group, event.attempt, event.reason)
+      case 'node-registered':
+        return this.#registered(event.register)
+      case 'node-heartbeat':
+        return this.#heard(event)
+      case 'node-drain':
+        return this.#drain(event.node, event.reason || 'it drains')
+      case 'node-left':
+        return this.#nodeDead(event.node, event.reason)
+      case 'restore':
+        return this.#restore(event.records)
       default:
         event satisfies never
     }
   }
+
+  // ---------------------------------------------------------------- processes
+
+  #processAttached(event: Extract<ControlEvent, { kind: 'process-attached' }>): void {
+    const { process, node = this.config.self, processKind, pid, job, jobId = '' } = event
+    this.#attached.set(process, { node, driver: processKind === 'driver' })
+    if (job === undefined) return
+    const id = processKind === 'driver' ? process : jobId
+    if (id === '') return
+    this.#jobOf.set(process, { id, config: job })
+    if (processKind === 'driver') this.jobs.started({ id, config: job }, node, this.nodes.members.get(node)?.info.host ?? '', pid, this.#nowMs)
+  }
+
+  #processLost(process: string, failure: string): void {
+    const attached = this.#attached.get(process)
+    this.#attached.delete(process)
+    this.#jobOf.delete(process)
+    this.actors.processLost(process)
+    this.groups.processLost(process)
+    if (attached?.driver === true) this.jobs.driverGone(process, failure, this.#nowMs)
+  }
+
+  #nodeOf(process: string): string {
+    const node = this.#attached.get(process)?.node ?? ''
+    return node === this.config.self ? '' : node
+  }
+
+  #addressed(send: Extract<ControlInstruction, { kind: 'send' }>): ControlInstruction {
+    const node = this.#nodeOf(send.process)
+    return node === '' ? send : { ...send, node }
+  }
+
+  // ---------------------------------------------------------------- nodes
+
+  #registered({ node: info, processes, actors, groups }: Register): void {
+    if (info === undefined) return
+    const { node } = info
+    if (this.nodes.tombstones.has(node)) {
+      const { reason } = this.nodes.tombstones.get(node) as { reason: string }
+      this.#out.push({ kind: 'node-refused', node, code: 'NODE_LOST', reason })
+      return
+    }
+    const known = this.nodes.members.get(node)
+    const drains = known?.state === 'DRAINING' || known?.info.state === 'DRAINING'
+    const first = known === undefined || known.state === 'AWAY'
+    const member = this.nodes.put(info)
+    if (drains) this.nodes.drain(node)
+    this.#recordNode(member)
+    this.#news.nodes.add(node)
+    this.#news.urgent = true
+    if (node !== this.config.self) this.#out.push({ kind: 'node-accepted', node, number: member.number })
+    if (first) {
+      for (const { process, kind, pid, address, job, jobId } of processes)
+        this.#processAttached({ kind: 'process-attached', process, node, processKind: kind as 'driver' | 'worker', pid, address, job, jobId })
+      // What is here counts as sent there.
+      for (const { actor } of actors) if (this.actors.actors.get(actor)?.node === node) member.actors++
+      this.actors.reconcile(node, actors)
+      const here = groups.map(({ group, bundles, committed }) => [group, { bundles: Object.keys(bundles).map(Number), committed }] as const)
+      this.groups.reconcile(node, new Map(here))
+    }
+    if (node !== this.config.self && this.config.growable) this.#out.push({ kind: 'view', to: node, view: this.#wholeView() })
+    this.#roomMayBe()
+  }
+
+  #heard(event: Extract<ControlEvent, { kind: 'node-heartbeat' }>): void {
+    const { node, available, queued, storeUsedBytes, nowMs } = event
+    const tombstone = this.nodes.tombstones.get(node)
+    if (tombstone !== undefined) return void this.#out.push({ kind: 'node-refused', node, code: 'NODE_LOST', reason: tombstone.reason })
+    if (this.nodes.heard(node, available, queued, storeUsedBytes, nowMs)) this.#news.nodes.add(node)
+  }
+
+  #drain(node: string, reason: string): void {
+    if (!this.nodes.drain(node)) return
+    this.#recordNode(this.nodes.members.get(node) as Member)
+    this.#news.nodes.add(node)
+    this.#news.urgent = true
+    this.actors.nodeDrains(node, `node ${node} drains: ${reason}`)
+    this.groups.nodeLost(node, true)
+    this.#roomMayBe()
+  }
+
+  #nodeDead(node: string, reason: string): void {
+    const member = this.nodes.members.get(node)
+    if (member === undefined) return
+    const cause: Failure = nodeLost(node, reason)
+    for (const old of this.nodes.bury(node, reason)) this.#record(`node/${old}`, () => undefined)
+    this.#record(`node/${node}`, () => encodeRecord({ info: { ...member.info, state: 'DEAD' }, state: 'DEAD', reason } satisfies NodeRecord))
+    this.#out.push({ kind: 'node-lost', node, number: member.number, cause })
+    this.#news.nodes.add(node)
+    this.#news.urgent = true
+    this.actors.nodeLost(node, cause)
+    this.groups.nodeLost(node, false)
+    for (const [process, attached] of [...this.#attached]) if (attached.node === node) this.#processLost(process, `its node is gone: ${reason}`)
+    this.#roomMayBe()
+  }
+
+  #roomMayBe(): void {
+    this.groups.nodesChanged()
+    this.actors.retry()
+  }
+
+  #tick(nowMs: number): void {
+    this.#nowMs = nowMs
+    if (this.restoring) this.#graceEndsMs ??= nowMs + this.config.leaseMs
+    for (const member of this.nodes.tick(nowMs)) {
+      const what = member.state === 'AWAY' ? 'it did not come back after the head was started again' : `it was not heard of for ${this.config.leaseMs} ms`
+      this.#nodeDead(member.node, what)
+    }
+    if (this.restoring) this.#endGrace(nowMs)
+    this.groups.tick(nowMs)
+    this.actors.tick(nowMs)
+  }
+
+  // ---------------------------------------------------------------- where actors go
+
+  #place(actor: Actor): ActorPlace {
+    const { create } = actor
+    const members = [...this.nodes.members.values()]
+    // A node alone decides itself, and says what it lacks.
+    if (!this.config.growable) return { kind: 'node', node: this.config.self, now: true }
+    const resources = parseResources(create.shape?.resources) ?? NONE
+    const wish = create.shape ?? ANYWHERE
+    const what = `actor ${create.name === '' ? create.className : `${create.className} "${create.name}"`}`
+    const never = (wanted: string, has: string): ActorPlace => ({
+      kind: 'never',
+      failure: { code: 'INFEASIBLE', detailsJson: JSON.stringify({ what, wanted, has }) },
+    })
+    if (create.shape !== undefined && create.shape.placementGroup !== '') return this.#placeInGroup(actor, resources, never)
+    const nothing = resources.cpus === 0 && resources.gpus === 0 && resources.memoryBytes === 0 && Object.keys(resources.custom).length === 0
+    const near = this.#attached.get(actor.owner)?.node ?? this.config.self
+    if (nothing && wish.node === '' && wish.prefers === '') {
+      const node = emptiest(
+        members.filter((member) => feasible(member, resources, wish)),
+        near,
+      )
+      if (node !== undefined) return { kind: 'node', node, now: true }
+    }
+    const chosen = chooseNode(members, resources, wish, near, this.#turn++)
+    if (chosen !== undefined) return { kind: 'node', ...chosen }
+    const wanted = `${formatResources(resources)}${wishText(wish)}`
+    const fixed = wish.node !== '' && !wish.soft
+    if (fixed && !this.restoring && this.nodes.members.get(wish.node)?.state !== 'AWAY') return never(wanted, `no such node that takes work`)
+    return { kind: 'wait', reason: `needs ${wanted}, which no node has now` }
+  }
+
+  #placeInGroup(actor: Actor, resources: Resources, never: (wanted: string, has: string) => ActorPlace): ActorPlace {
+    const { placementGroup: id, bundle } = actor.create.shape as { placementGroup: string; bundle: number }
+    const group = this.groups.groups.get(id)
+    const wanted = `${formatResources(resources)} in placement group ${id}${bundle < 0 ? '' : `, bundle ${bundle}`}`
+    if (group === undefined || group.state === 'REMOVED') {
+      if (group === undefined && this.#nowMs - actor.sinceMs < UNKNOWN_GROUP_MS) return { kind: 'wait', reason: `placement group ${id} is not created yet` }
+      return never(wanted, 'no such placement group (it was removed, or is of another cluster run)')
+    }
+    const fitting = group.bundles
+      .map((_, index) => index)
+      .filter((index) => (bundle < 0 || index === bundle) && covers(group.bundles[index] as Resources, resources))
+    if (fitting.length === 0) {
+      const all = group.bundles.map((each, index) => `bundle ${index}: ${formatResources(each)}`)
+      return never(wanted, `a group of ${all.join('; ')}`)
+    }
+    const nodes = new Set(fitting.filter((index) => group.committed.has(index)).map((index) => group.nodes[index] as string))
+    const alive = [...nodes].map((node) => this.nodes.members.get(node)).filter((member) => member?.state === 'ALIVE') as Member[]
+    const node = emptiest(alive, '')
+    if (node === undefined) return { kind: 'wait', reason: `placement group ${id} is ${group.state}` }
+    // Only the node knows how full its bundles are: one that waits long takes its turn elsewhere.
+    return { kind: 'node', node, now: actor.node === node || alive.length > 1 }
+  }
+
+  #bookActor(node: string, wanted: Resources, group: string, units: number): void {
+    const member = this.nodes.members.get(node)
+    if (member === undefined) return
+    member.actors = Math.max(0, member.actors + units)
+    if (group === '') this.nodes.book(node, wanted, units)
+  }
+
+  // ---------------------------------------------------------------- the view
+
+  #tellView(): void {
+    const { nodes, groups, jobs } = this.#news
+    if (!this.config.growable || nodes.size + groups.size + jobs.size === 0) return
+    if (!this.#news.urgent && this.#nowMs - this.#toldMs < VIEW_MS) return
+    const view: View = {
+      all: false,
+      nodes: [...nodes].map((node) => this.nodes.infoOf(node)).filter((info) => info !== undefined),
+      groups: [...groups].map((id) => this.#groupInfo(id)),
+      jobsEnded: [...jobs],
+    }
+    nodes.clear()
+    groups.clear()
+    jobs.clear()
+    this.#news.urgent = false
+    this.#toldMs = this.#nowMs
+    this.#out.unshift({ kind: 'view', to: undefined, view })
+  }
+
+  #wholeView(): View {
+    return {
+      all: true,
+      nodes: [...this.nodes.members.values()].map(({ info }) => info),
+      groups: [...this.groups.groups.values()].filter(({ state }) => state !== 'REMOVED').map((group) => this.groups.infoOf(group)),
+      jobsEnded: [],
+    }
+  }
+
+  #groupInfo(id: string): View['groups'][number] {
+    const group = this.groups.groups.get(id)
+    return group === undefined ? { group: id, state: 'REMOVED', nodes: [], bundles: [] } : this.groups.infoOf(group)
+  }
+
+  #groupChanged(group: PlacementGroup): void {
+    this.#news.groups.add(group.id)
+    if (group.state === 'CREATED' || group.state === 'RESCHEDULING') {
+      this.#news.urgent = true
+      if (group.state === 'CREATED') this.actors.retry()
+    }
+    const { id } = group
+    this.#record(`group/${id}`, () => {
+      const now = this.groups.groups.get(id)
+      return now === undefined || now.state === 'REMOVED' ? undefined : encodeRecord(this.groups.recordOf(now))
+    })
+  }
+
+  // ---------------------------------------------------------------- records
+
+  #record(key: string, make: () => string | undefined): void {
+    if (this.config.persists) this.#dirty.set(key, make)
+  }
+
+  #recordNode({ info, state, node }: Member): void {
+    // The head's own node ends with the head.
+    this.#record(`node/${node}`, () => encodeRecord({ info, state: state === 'DRAINING' ? 'DRAINING' : 'ALIVE', reason: '' } satisfies NodeRecord))
+    this.#record('counters', () => encodeRecord({ nextNumber: this.nodes.nextNumber }))
+  }
+
+  #actorText(id: string): string | undefined {
+    const actor = this.actors.actors.get(id)
+    return actor === undefined ? undefined : encodeActor(this.actors.recordOf(actor))
+  }
+
+  #jobText(id: string): string | undefined {
+    const job = this.jobs.jobs.get(id)
+    return job === undefined ? undefined : encodeRecord(job)
+  }
+
+  #restore(records: ReadonlyMap<string, string>): void {
+    const { nextNumber = 0 } = decodeRecord<{ nextNumber: number }>(records.get('counters') ?? '') ?? {}
+    this.nodes.nextNumber = Math.max(this.nodes.nextNumber, nextNumber)
+    const nodes: NodeRecord[] = []
+    for (const [key, text] of records) {
+      const [kind] = key.split('/', 1)
+      if (kind === 'node') {
+        const record = decodeRecord<NodeRecord>(text)
+        if (record !== undefined) nodes.push(record)
+      } else if (kind === 'actor') {
+        const record = decodeActor(text)
+        if (record !== undefined) this.actors.restored(record)
+      } else if (kind === 'group') {
+        const record = decodeRecord<GroupRecord>(text)
+        if (record !== undefined) this.groups.restored(record)
+      } else if (kind === 'job') {
+        const record = decodeRecord<JobRecord>(text)
+        if (record !== undefined) this.jobs.restored(record)
+      }
+    }
+    for (const { info, state, reason } of nodes) {
+      if (state === 'DEAD') this.nodes.addTombstone(info.node, info.number, reason)
+      else if (info.node !== this.config.self) this.nodes.remember(info, state === 'DRAINING')
+    }
+    this.restoring = records.size > 0
+  }
+
+  /** All are back, or those that are not are given up: then what they owned goes too. */
+  #endGrace(nowMs: number): void {
+    const away = [...this.nodes.members.values()].some(({ state }) => state === 'AWAY')
+    if (away && nowMs < (this.#graceEndsMs ?? 0)) return
+    this.restoring = false
+    this.#graceEndsMs = undefined
+    const owners = new Set<string>()
+    for (const { create, owner, state } of this.actors.actors.values()) if (!create.detached && state !== 'DEAD') owners.add(owner)
+    for (const { detached, owner, state } of this.groups.groups.values()) if (!detached && state !== 'REMOVED') owners.add(owner)
+    for (const { job, state } of this.jobs.jobs.values()) if (state === 'RUNNING') owners.add(job.id)
+    for (const owner of owners) {
+      if (this.#attached.has(owner)) continue
+      this.#processLost(owner, '')
+      this.jobs.driverGone(owner, 'its driver did not come back after the head was started again', nowMs)
+    }
+  }
+}
+
+/** The node with fewest actors per CPU; `near` among equals. */
+function emptiest(members: readonly Member[], near: string): string | undefined {
+  let best: Member | undefined
+  const load = ({ actors, total }: Member): number => actors / Math.max(1, total.cpus / UNIT)
+  for (const member of members) {
+    if (best === undefined || load(member) < load(best) || (load(member) === load(best) && member.node === near)) best = member
+  }
+  return best?.node
 }

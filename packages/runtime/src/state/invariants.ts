@@ -3,6 +3,7 @@
  */
 import { BeamlineError } from '../errors.ts'
 import type { ControlState } from './control-state.ts'
+import type { LeaseRouter } from './lease-router.ts'
 import type { NodeState } from './node-state.ts'
 import type { Allocation, Pool } from './resources.ts'
 
@@ -87,6 +88,22 @@ export function checkControl(control: ControlState): void {
   }
   check(names.size === control.actors.names.size, 'names lead to living actors only')
   for (const group of control.groups.groups.values()) {
-    if (group.state === 'CREATED') check(group.nodes.length === group.bundles.length, `every bundle of group ${group.id} has a node`)
+    if (group.state === 'CREATED')
+      check(group.nodes.length === group.bundles.length && !group.nodes.includes(''), `every bundle of group ${group.id} has a node`)
+  }
+}
+
+/** @throws BeamlineError INTERNAL that names the invariant */
+export function checkRouter(router: LeaseRouter): void {
+  for (const keys of router.demands.values()) {
+    for (const demand of keys.values()) {
+      let sum = 0
+      for (const { units, node } of demand.shares.values()) {
+        check(units >= 0, `a share of ${demand.process} at ${node.node} is not negative`)
+        sum += units
+      }
+      check(sum === demand.placed, `the units of demand ${demand.key} of ${demand.process} are counted`)
+      check(sum <= demand.wanted, `no more units of demand ${demand.key} of ${demand.process} wait than are wanted`)
+    }
   }
 }

@@ -9,6 +9,7 @@
 import type { Resources } from '../net/gen/node.ts'
 import {
   askWorker,
+  type Bundle,
   type Entry,
   isTaskWorker,
   type Lease,
@@ -23,7 +24,13 @@ import {
   UNKNOWN_GROUP_MS,
   type Worker,
 } from './node-tables.ts'
+import { matches } from './labels.ts'
+import { covers } from './policy.ts'
 import { type Allocation, formatResources, Pool } from './resources.ts'
+import { wishText } from './wish-text.ts'
+
+/** Lease ids: the number of the node times this, and a count. */
+export const LEASES_PER_NODE: number = 2 ** 32
 
 type WorkEntry = Exclude<Entry, { kind: 'bundles' }>
 type Outcome = 'granted' | 'starting' | 'short'
@@ -38,7 +45,7 @@ interface Pass {
 }
 
 export function schedule(node: NodeTables): void {
-  if (node.queue.length === 0) return
+  if (node.queue.length === 0 || node.number === undefined || node.draining !== '') return
   const pass: Pass = { undo: [], claimed: new Map(), incoming: incoming(node) }
   // Units of an entry that are granted when a worker in start arrives.
   const units = new Map<Entry, number>()
@@ -102,10 +109,17 @@ function tryOne(node: NodeTables, entry: Entry, pass: Pass): Outcome {
 }
 
 function tryBundles(node: NodeTables, entry: Extract<Entry, { kind: 'bundles' }>, pass: Pass): Outcome {
-  const bundles = carve(node.root, entry.group, entry.bundles)
-  if (bundles !== undefined) {
-    node.groups.set(entry.group, { id: entry.group, bundles, state: 'prepared' })
-    node.out.push({ kind: 'bundles-prepared', node: node.config.node, group: entry.group })
+  const { group, attempt } = entry
+  const known = node.groups.get(group)
+  if ([...entry.bundles.keys()].some((index) => known?.bundles.has(index))) {
+    entry.reason = 'what ran in these bundles before still ends'
+    return 'short'
+  }
+  const carved = carve(node.root, group, attempt, entry.bundles)
+  if (carved !== undefined) {
+    if (known === undefined) node.groups.set(group, { id: group, bundles: carved })
+    else for (const [index, bundle] of carved) known.bundles.set(index, bundle)
+    node.out.push({ kind: 'bundles-prepared', node: node.config.node, group, attempt })
     return 'granted'
   }
   const sum = [...entry.bundles.values()].reduce((a, b) => ({
@@ -121,15 +135,15 @@ function tryBundles(node: NodeTables, entry: Extract<Entry, { kind: 'bundles' }>
 }
 
 /** All bundles or none. */
-export function carve(root: Pool, group: string, bundles: ReadonlyMap<number, Resources>): Map<number, { pool: Pool; carved: Allocation }> | undefined {
-  const carved = new Map<number, { pool: Pool; carved: Allocation }>()
+export function carve(root: Pool, group: string, attempt: number, bundles: ReadonlyMap<number, Resources>): Map<number, Bundle> | undefined {
+  const carved = new Map<number, Bundle>()
   for (const [index, resources] of bundles) {
     const allocation = root.take(resources)
     if (allocation === undefined) {
       for (const { carved: taken } of carved.values()) root.give(taken)
       return undefined
     }
-    carved.set(index, { pool: new Pool(`${group}/${index}`, resources, allocation.gpus), carved: allocation })
+    carved.set(index, { pool: new Pool(`${group}/${index}`, resources, allocation.gpus), carved: allocation, attempt, state: 'prepared' })
   }
   return carved
 }
@@ -259,9 +273,13 @@ function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: A
     const visible = gpuIndices.map((index) => node.config.gpuDevices[index] ?? String(index)).join(',')
     const gpuEnv: Record<string, string> = node.config.total.gpus > 0 || visible !== '' ? { CUDA_VISIBLE_DEVICES: visible } : {}
     worker.job = entry.job
+    node.out.push({ kind: 'worker-bound', worker: worker.id, job: entry.job })
     worker.bindKey = bindKeyOf(entry, allocation.gpus)
     const env = { ...config.env, ...gpuEnv, ...entry.shape.env }
-    send(node, worker.id, { $case: 'assign', value: { job: entry.job.id, cwd: config.cwd, entry: config.entry, env, namespace: config.namespace } })
+    const { workingDir: cwd, modules } = entry.shape
+    const { entry: file, namespace, root, package: digest } = config
+    const code = { cwd, entry: file, root, package: digest, packageDir: '', modules: [...modules], failure: undefined }
+    send(node, worker.id, { $case: 'assign', value: { job: entry.job.id, env, namespace, ...code } })
   }
   if (entry.kind === 'actor') {
     const { placement } = entry
@@ -269,14 +287,16 @@ function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: A
     placement.allocation = allocation
     worker.placement = placement
     worker.state = 'actor'
-    node.out.push({ kind: 'actor-placed', actor: placement.actor, worker: worker.id, address: worker.address, gpuIndices })
+    const { actor, attempt } = placement
+    node.out.push({ kind: 'actor-placed', node: node.config.node, actor, attempt, worker: worker.id, address: worker.address, gpuIndices })
     return
   }
-  const id = ++node.leasesGranted
+  const id = (node.number ?? 0) * LEASES_PER_NODE + ++node.leasesGranted
   const lease: Lease = { id, process: entry.process.id, key: entry.key, worker, allocation, label: entry.label, blocked: false, reclaiming: false }
   node.leases.set(id, lease)
   worker.leases.add(lease)
   entry.process.leases.add(lease)
+  if (entry.process.node !== '') entry.process.grants.set(entry.key, (entry.process.grants.get(entry.key) ?? 0) + 1)
   settleWorker(node, worker)
   send(node, entry.process.id, { $case: 'leaseGranted', value: { key: entry.key, lease: id, worker: worker.id, address: worker.address, gpuIndices } })
 }
@@ -321,12 +341,6 @@ function incoming(node: NodeTables): Map<Pool, Resources> {
   }
   return sums
 }
-
-const covers = (have: Resources, need: Resources): boolean =>
-  have.cpus >= need.cpus &&
-  have.gpus >= need.gpus &&
-  have.memoryBytes >= need.memoryBytes &&
-  Object.entries(need.custom).every(([name, amount]) => (have.custom[name] ?? 0) >= amount)
 
 function subtract(from: Resources, minus: Resources | undefined): Resources {
   if (minus === undefined) return from
@@ -396,10 +410,15 @@ export function infeasible(node: NodeTables, entry: WorkEntry): { wanted: string
   const { shape } = entry
   const wanted =
     formatResources(shape.resources) + (shape.group === '' ? '' : ` in placement group ${shape.group}${shape.bundle < 0 ? '' : `, bundle ${shape.bundle}`}`)
-  if (shape.group === '') return node.root.couldFit(shape.resources) ? undefined : { wanted, has: formatResources(node.root.total) }
+  if (shape.group === '') {
+    const place = wishText(shape.wish)
+    const allowed = (shape.wish.node === '' || shape.wish.soft || shape.wish.node === node.config.node) && matches(node.labels, shape.wish.labels)
+    if (allowed && node.root.couldFit(shape.resources)) return undefined
+    return { wanted: `${wanted}${place}`, has: `${formatResources(node.root.total)}${allowed ? '' : ` on node ${node.config.node}`}` }
+  }
   const pools = poolsOf(node, shape)
   if (pools === undefined) {
-    const known = node.groups.has(shape.group) && node.groups.get(shape.group)?.state !== 'returning'
+    const known = [...(node.groups.get(shape.group)?.bundles.values() ?? [])].some(({ state }) => state !== 'returning')
     const waiting = node.queue.some((other) => other.kind === 'bundles' && other.group === shape.group)
     if (known || waiting || node.nowMs - entry.sinceMs < UNKNOWN_GROUP_MS) return undefined
     return { wanted, has: 'no such placement group (it was removed, or is of another cluster run)' }

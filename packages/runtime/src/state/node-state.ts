@@ -19,8 +19,10 @@ import {
   type Lease,
   type NodeConfig,
   type NodeTables,
+  allLabels,
   parseShape,
   type Placement,
+  placementKey,
   send,
   settleWorker,
   startFolder,
@@ -30,6 +32,8 @@ import {
 } from './node-tables.ts'
 import { Pool, UNIT } from './resources.ts'
 
+/** Ended jobs that are remembered. */
+const JOBS_ENDED_MAX = 1_000
 const START_TIMEOUT = 'it did not attach to the node in time'
 
 export class NodeState {
@@ -38,6 +42,9 @@ export class NodeState {
   constructor(config: NodeConfig) {
     this.tables = {
       config,
+      labels: allLabels(config),
+      number: undefined,
+      draining: '',
       nowMs: 0,
       root: emptyRoot(config),
       groups: new Map(),
@@ -45,6 +52,8 @@ export class NodeState {
       workers: new Map(),
       leases: new Map(),
       placements: new Map(),
+      jobsElsewhere: new Set(),
+      jobsEnded: new Set(),
       queue: [],
       startFailures: new Map(),
       workersSpawned: 0,
@@ -101,16 +110,30 @@ export class NodeState {
       case 'actor-place':
         return this.#place(event)
       case 'actor-release':
-        return this.#releaseActor(event.actor, event.force, event.reason)
+        return this.#releaseActor(event)
       case 'bundles-prepare':
         return this.#prepare(event)
-      case 'bundles-commit': {
-        const group = this.tables.groups.get(event.group)
-        if (group?.state === 'prepared') group.state = 'committed'
+      case 'bundles-commit':
+        for (const bundle of this.tables.groups.get(event.group)?.bundles.values() ?? [])
+          if (bundle.state === 'prepared' && bundle.attempt === event.attempt) bundle.state = 'committed'
+        return
+      case 'bundles-return':
+        return this.#returnBundles(event.group, event.bundles, event.reason)
+      case 'actor-started': {
+        const placement = this.tables.workers.get(event.process)?.placement
+        if (placement?.actor === event.started.actor) placement.started = event.started.error.length === 0 && event.started.errorText === ''
         return
       }
-      case 'bundles-return':
-        return this.#returnBundles(event.group, event.reason)
+      case 'registered':
+        this.tables.number ??= event.number
+        return
+      case 'drain':
+        return this.#drain(event.reason)
+      case 'job-ended':
+        return this.#jobEnded(event.job)
+      case 'node-gone':
+        for (const process of [...this.tables.processes.values()]) if (process.node === event.node) this.#lost(process.id)
+        return
       case 'tick':
         return this.#tick(event.nowMs)
       default:
@@ -122,11 +145,21 @@ export class NodeState {
 
   #attached(event: Extract<NodeEvent, { kind: 'process-attached' }>): void {
     const { tables } = this
-    const { process: id, processKind, pid, address } = event
-    if (tables.processes.has(id)) return
+    const { process: id, processKind, pid, address, node = '' } = event
     let job: Job | undefined
-    if (processKind === 'driver' && event.job !== undefined) job = { id, config: event.job }
-    if (processKind === 'worker') {
+    if (event.job !== undefined) {
+      const jobId = processKind === 'driver' ? id : (event.jobId ?? '')
+      if (jobId !== '') job = { id: jobId, config: event.job }
+    }
+    const known = tables.processes.get(id)
+    if (known !== undefined) {
+      // Introduced again: a worker that had no job before.
+      if (known.node !== '') known.job ??= job
+      return
+    }
+    if (node !== '') {
+      if (job !== undefined && !tables.jobsEnded.has(job.id)) tables.jobsElsewhere.add(job.id)
+    } else if (processKind === 'worker') {
       const worker = tables.workers.get(id)
       if (worker === undefined || worker.state === 'stopping') return
       worker.pid = pid
@@ -135,7 +168,7 @@ export class NodeState {
       worker.idleSinceMs = tables.nowMs
       tables.startFailures.delete(worker.startKey)
     }
-    tables.processes.set(id, { id, kind: processKind, pid, address, job, leases: new Set() })
+    tables.processes.set(id, { id, node, kind: processKind, pid, address, job, leases: new Set(), grants: new Map() })
   }
 
   #lost(id: string, exited: boolean = false): void {
@@ -189,7 +222,8 @@ export class NodeState {
     const { placement } = worker
     if (placement !== undefined) {
       this.#dropPlacement(placement)
-      tables.out.push({ kind: 'actor-worker-lost', actor: placement.actor, worker: id, failure })
+      const { actor, attempt } = placement
+      tables.out.push({ kind: 'actor-worker-lost', node: tables.config.node, actor, attempt, worker: id, failure })
     }
     if (worker.pid === 0 && (worker.stopReason === '' || worker.stopReason === START_TIMEOUT)) this.#startFailed(worker, exit)
     this.#prestart()
@@ -219,7 +253,9 @@ export class NodeState {
     if (process === undefined) return
     const index = tables.queue.findIndex((entry) => entry.kind === 'demand' && entry.process === process && entry.key === event.key)
     const known = tables.queue[index] as Demand | undefined
-    const wanted = Math.min(Math.max(0, Math.trunc(event.wanted) || 0), 1_000_000)
+    // A grant that crossed this message is not wanted again.
+    const unseen = event.remote === true ? Math.max(0, (process.grants.get(event.key) ?? 0) - (event.seen ?? 0)) : 0
+    const wanted = Math.min(Math.max(0, (Math.trunc(event.wanted) || 0) - unseen), 1_000_000)
     if (wanted === 0) {
       if (index >= 0) tables.queue.splice(index, 1)
       return
@@ -264,8 +300,9 @@ export class NodeState {
       return
     }
     tables.queue.splice(tables.queue.indexOf(entry), 1)
-    tables.placements.delete(entry.placement.actor)
-    tables.out.push({ kind: 'actor-unplaceable', actor: entry.placement.actor, failure: { code, detailsJson: JSON.stringify(details) } })
+    const { actor, attempt } = entry.placement
+    tables.placements.delete(placementKey(actor, attempt))
+    tables.out.push({ kind: 'actor-unplaceable', node: tables.config.node, actor, attempt, failure: { code, detailsJson: JSON.stringify(details) } })
   }
 
   #release(lease: Lease, workerIsDead: boolean = false): void {
@@ -298,32 +335,38 @@ export class NodeState {
 
   #place(event: Extract<NodeEvent, { kind: 'actor-place' }>): void {
     const { tables } = this
-    const { actor, job, label } = event
-    if (tables.placements.has(actor)) return
+    const { actor, attempt, job, label } = event
+    if (tables.placements.has(placementKey(actor, attempt))) return
     const shape = parseShape(tables, job, event.shape)
     if (shape === undefined) {
       const detailsJson = JSON.stringify({ what: `actor ${label}`, got: JSON.stringify(event.shape?.resources), expected: 'whole, not negative amounts' })
-      tables.out.push({ kind: 'actor-unplaceable', actor, failure: { code: 'INVALID_ARGUMENT', detailsJson } })
+      tables.out.push({ kind: 'actor-unplaceable', node: tables.config.node, actor, attempt, failure: { code: 'INVALID_ARGUMENT', detailsJson } })
       return
     }
-    const placement: Placement = { actor, label, worker: undefined, allocation: undefined, blocked: false }
+    const placement: Placement = { actor, attempt, label, worker: undefined, allocation: undefined, blocked: false, started: false }
     const entry: ActorWaiting = { kind: 'actor', placement, job, shape, label, sinceMs: tables.nowMs, reason: '' }
-    tables.placements.set(actor, placement)
+    tables.placements.set(placementKey(actor, attempt), placement)
     tables.queue.push(entry)
     this.#refuseInfeasible(entry)
   }
 
-  #releaseActor(actor: string, force: boolean, reason: string): void {
+  #releaseActor(event: Extract<NodeEvent, { kind: 'actor-release' }>): void {
     const { tables } = this
-    const placement = tables.placements.get(actor)
-    if (placement === undefined) return
-    if (placement.worker !== undefined) return stopWorker(tables, placement.worker, force, reason)
-    tables.queue = tables.queue.filter((entry) => entry.kind !== 'actor' || entry.placement !== placement)
-    tables.placements.delete(actor)
+    const { actor, attempt, force, reason } = event
+    const own = tables.placements.get(placementKey(actor, attempt))
+    const released = attempt === 0 ? [...tables.placements.values()].filter((placement) => placement.actor === actor) : own === undefined ? [] : [own]
+    for (const placement of released) {
+      if (placement.worker !== undefined) {
+        stopWorker(tables, placement.worker, force, reason)
+        continue
+      }
+      tables.queue = tables.queue.filter((entry) => entry.kind !== 'actor' || entry.placement !== placement)
+      tables.placements.delete(placementKey(actor, placement.attempt))
+    }
   }
 
   #dropPlacement(placement: Placement): void {
-    this.tables.placements.delete(placement.actor)
+    this.tables.placements.delete(placementKey(placement.actor, placement.attempt))
     const { allocation } = placement
     if (allocation === undefined) return
     allocation.pool.give(allocation)
@@ -334,28 +377,42 @@ export class NodeState {
 
   #prepare(event: Extract<NodeEvent, { kind: 'bundles-prepare' }>): void {
     const { tables } = this
-    const { group, bundles } = event
-    if (tables.groups.has(group) || tables.queue.some((entry) => entry.kind === 'bundles' && entry.group === group)) return
-    if (carve(emptyRoot(tables.config), group, bundles) === undefined) {
-      tables.out.push({ kind: 'bundles-refused', node: tables.config.node, group, reason: 'the bundles are more than the node has' })
+    const { group, attempt, bundles } = event
+    const here = tables.groups.get(group)?.bundles
+    const mine = [...bundles.keys()].every((index) => here?.get(index)?.attempt === attempt)
+    // Asked twice: the answer may have been lost with the head that asked.
+    if (mine) return void tables.out.push({ kind: 'bundles-prepared', node: tables.config.node, group, attempt })
+    // What an earlier attempt left here goes first.
+    const old = [...(here ?? [])].filter(([index, bundle]) => bundles.has(index) && bundle.attempt < attempt).map(([index]) => index)
+    if (old.length > 0) this.#returnBundles(group, old, 'another attempt')
+    tables.queue = tables.queue.filter((entry) => entry.kind !== 'bundles' || entry.group !== group || entry.attempt >= attempt)
+    if (tables.queue.some((entry) => entry.kind === 'bundles' && entry.group === group)) return
+    if (carve(emptyRoot(tables.config), group, attempt, bundles) === undefined) {
+      tables.out.push({ kind: 'bundles-refused', node: tables.config.node, group, attempt, reason: 'the bundles are more than the node has' })
       return
     }
-    tables.queue.push({ kind: 'bundles', group, bundles, label: `placement group ${group}`, sinceMs: tables.nowMs, reason: '' })
+    tables.queue.push({ kind: 'bundles', group, attempt, bundles, label: `placement group ${group}`, sinceMs: tables.nowMs, reason: '' })
   }
 
-  #returnBundles(id: string, reason: string): void {
+  #returnBundles(id: string, only: readonly number[], reason: string): void {
     const { tables } = this
-    tables.queue = tables.queue.filter((entry) => entry.kind !== 'bundles' || entry.group !== id)
+    const named = (index: number): boolean => only.length === 0 || only.includes(index)
+    tables.queue = tables.queue.filter((entry) => entry.kind !== 'bundles' || entry.group !== id || ![...entry.bundles.keys()].some(named))
     const group = tables.groups.get(id)
-    if (group === undefined || group.state === 'returning') return
-    group.state = 'returning'
-    const pools = new Set([...group.bundles.values()].map(({ pool }) => pool))
+    if (group === undefined) return
+    const pools = new Set<Pool>()
+    for (const [index, bundle] of group.bundles) {
+      if (!named(index) || bundle.state === 'returning') continue
+      bundle.state = 'returning'
+      pools.add(bundle.pool)
+    }
     for (const lease of tables.leases.values()) if (pools.has(lease.allocation.pool)) stopWorker(tables, lease.worker, true, reason)
     for (const placement of tables.placements.values()) {
       if (placement.worker !== undefined && placement.allocation !== undefined && pools.has(placement.allocation.pool))
         stopWorker(tables, placement.worker, true, reason)
     }
     this.#finishReturn(group)
+    if (only.length > 0) return
     for (const entry of [...tables.queue]) {
       if (entry.kind === 'bundles' || entry.shape.group !== id) continue
       const details = {
@@ -370,17 +427,46 @@ export class NodeState {
   #poolReleased(pool: Pool): void {
     if (pool === this.tables.root) return
     for (const group of this.tables.groups.values()) {
-      if (group.state === 'returning' && [...group.bundles.values()].some((bundle) => bundle.pool === pool)) return this.#finishReturn(group)
+      if ([...group.bundles.values()].some((bundle) => bundle.pool === pool && bundle.state === 'returning')) return this.#finishReturn(group)
     }
   }
 
   #finishReturn(group: Group): void {
     const { tables } = this
-    const pools = new Set([...group.bundles.values()].map(({ pool }) => pool))
-    for (const lease of tables.leases.values()) if (pools.has(lease.allocation.pool)) return
-    for (const placement of tables.placements.values()) if (placement.allocation !== undefined && pools.has(placement.allocation.pool)) return
-    tables.groups.delete(group.id)
-    for (const { carved } of group.bundles.values()) carved.pool.give(carved)
+    const used = new Set<Pool>()
+    for (const lease of tables.leases.values()) used.add(lease.allocation.pool)
+    for (const placement of tables.placements.values()) if (placement.allocation !== undefined) used.add(placement.allocation.pool)
+    for (const [index, bundle] of group.bundles) {
+      if (bundle.state !== 'returning' || used.has(bundle.pool)) continue
+      group.bundles.delete(index)
+      bundle.carved.pool.give(bundle.carved)
+    }
+    if (group.bundles.size === 0) tables.groups.delete(group.id)
+  }
+
+  // ---------------------------------------------------------------- the cluster
+
+  #drain(reason: string): void {
+    const { tables } = this
+    if (tables.draining !== '') return
+    tables.draining = reason || 'it drains'
+    for (const lease of tables.leases.values()) {
+      if (lease.reclaiming || lease.worker.state === 'stopping') continue
+      lease.reclaiming = true
+      send(tables, lease.process, { $case: 'leaseReclaim', value: { lease: lease.id } })
+    }
+  }
+
+  #jobEnded(job: string): void {
+    const { tables } = this
+    tables.jobsElsewhere.delete(job)
+    tables.jobsEnded.add(job)
+    for (const old of tables.jobsEnded) {
+      if (tables.jobsEnded.size <= JOBS_ENDED_MAX) break
+      tables.jobsEnded.delete(old)
+    }
+    if (tables.processes.get(job)?.node) this.#lost(job)
+    this.#stopWorkersOfDeadJobs()
   }
 
   // ---------------------------------------------------------------- time
@@ -412,6 +498,7 @@ export class NodeState {
 
   #prestart(most: number = this.tables.config.prestart): void {
     const { tables } = this
+    if (tables.draining !== '') return
     const { config } = tables
     const wanted = Math.min(config.prestart, most)
     let tasks = 0

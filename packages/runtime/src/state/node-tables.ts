@@ -4,11 +4,15 @@
  */
 import type { Resources, Shape } from '../net/gen/node.ts'
 import type { Job, MessageBody, NodeInstruction } from './events.ts'
+import { type Labels, NODE_LABEL } from './labels.ts'
+import { ANYWHERE, type Wish } from './policy.ts'
 import { type Allocation, type Pool, parseResources } from './resources.ts'
 
 export interface NodeConfig {
   readonly node: string
   readonly total: Resources
+  /** Besides those that every node has. */
+  readonly labels: Labels
   /** What CUDA_VISIBLE_DEVICES must say for device index 0, 1, … */
   readonly gpuDevices: readonly string[]
   /** First half of worker ids, 8 hex digits; the node counts the second half. */
@@ -39,8 +43,9 @@ export interface NodeConfig {
 
 export const NODE_DEFAULTS: Pick<
   NodeConfig,
-  'prestartExecArgv' | 'prestartCwd' | 'actorWorkersMax' | 'idleTimeoutMs' | 'startTimeoutMs' | 'startFailuresMax' | 'reserveAfterMs' | 'startEnv'
+  'labels' | 'prestartExecArgv' | 'prestartCwd' | 'actorWorkersMax' | 'idleTimeoutMs' | 'startTimeoutMs' | 'startFailuresMax' | 'reserveAfterMs' | 'startEnv'
 > = {
+  labels: {},
   prestartExecArgv: [],
   prestartCwd: '',
   actorWorkersMax: 1024,
@@ -56,12 +61,16 @@ export const UNKNOWN_GROUP_MS = 1_000
 
 export interface Process {
   readonly id: string
+  /** "": this one. */
+  readonly node: string
   readonly kind: 'driver' | 'worker' | 'cli'
   readonly pid: number
   readonly address: string
-  readonly job: Job | undefined
+  job: Job | undefined
   /** Leases that it holds on workers. */
   readonly leases: Set<Lease>
+  /** Of a process of another node: grants so far, by key. */
+  readonly grants: Map<number, number>
 }
 
 /**
@@ -109,19 +118,26 @@ export interface Lease {
 /** An actor on this node: waiting in the queue while `worker` is undefined. */
 export interface Placement {
   readonly actor: string
+  readonly attempt: number
   readonly label: string
   worker: Worker | undefined
   allocation: Allocation | undefined
   /** LeaseBlocked of lease 0: a method waits for objects. */
   blocked: boolean
+  /** Its constructor is done. */
+  started: boolean
 }
 
 export interface ParsedShape {
   readonly resources: Resources
   readonly env: Readonly<Record<string, string>>
+  /** Of everything that a worker's environment is made of: it is not shared with another one. */
   readonly envKey: string
+  readonly workingDir: string
+  readonly modules: readonly string[]
   readonly group: string
   readonly bundle: number
+  readonly wish: Wish
   readonly startEnv: Readonly<Record<string, string>>
   readonly startCwd: string
   readonly startKey: string
@@ -156,28 +172,45 @@ export interface ActorWaiting extends Waiting {
 export interface BundlesWaiting extends Waiting {
   readonly kind: 'bundles'
   readonly group: string
+  readonly attempt: number
   readonly bundles: ReadonlyMap<number, Resources>
 }
 
 export type Entry = Demand | ActorWaiting | BundlesWaiting
 
-export interface Group {
-  readonly id: string
-  readonly bundles: ReadonlyMap<number, { readonly pool: Pool; readonly carved: Allocation }>
+export interface Bundle {
+  readonly pool: Pool
+  readonly carved: Allocation
+  readonly attempt: number
   /** prepared: resources are set aside. committed: usable. returning: waits for its holders to die. */
   state: 'prepared' | 'committed' | 'returning'
 }
 
+/** The bundles of a group that are on this node: at least one. */
+export interface Group {
+  readonly id: string
+  readonly bundles: Map<number, Bundle>
+}
+
 export interface NodeTables {
   readonly config: NodeConfig
+  readonly labels: Labels
+  /** Upper part of the lease ids; undefined until the head accepted this node: nothing is granted before. */
+  number: number | undefined
+  /** Why it gets no new work; "" while it does. */
+  draining: string
   nowMs: number
   readonly root: Pool
   readonly groups: Map<string, Group>
   readonly processes: Map<string, Process>
   readonly workers: Map<string, Worker>
   readonly leases: Map<number, Lease>
-  /** All and only actors placed here or waiting to be. */
+  /** All and only actors placed here or waiting to be, by {@link placementKey}. */
   readonly placements: Map<string, Placement>
+  /** Jobs of which processes of other nodes came here and that have not ended. */
+  readonly jobsElsewhere: Set<string>
+  /** The last ones that ended: a message of a process may cross the news. */
+  readonly jobsEnded: Set<string>
   /** All and only those who wait, in order; a demand stays (unscheduled) while it is refused. */
   queue: Entry[]
   /** Failed starts in a row by start key, with the last stderr. */
@@ -189,7 +222,15 @@ export interface NodeTables {
 
 export const isTaskWorker = (worker: Worker): boolean => worker.state !== 'actor' && worker.state !== 'stopping'
 
-export const send = (node: NodeTables, process: string, message: MessageBody): void => void node.out.push({ kind: 'send', process, message })
+export function send(node: NodeTables, process: string, message: MessageBody): void {
+  const where = node.processes.get(process)?.node
+  node.out.push(where === undefined || where === '' ? { kind: 'send', process, message } : { kind: 'send', process, node: where, message })
+}
+
+/** An actor may come back while its earlier worker still ends. */
+export const placementKey = (actor: string, attempt: number): string => `${actor} ${attempt}`
+
+export const allLabels = (config: Pick<NodeConfig, 'node' | 'labels'>): Labels => ({ ...config.labels, [NODE_LABEL]: config.node })
 
 /** Environment variables that take effect only when a process starts. */
 export function startVariables(env: Readonly<Record<string, string>>): Record<string, string> {
@@ -215,13 +256,16 @@ export function parseShape(node: NodeTables, job: Job, shape: Shape | undefined)
   const env = shape?.env ?? {}
   const all = startVariables({ ...job.config.env, ...env })
   const startEnv = Object.fromEntries(Object.entries(all).filter(([name, value]) => node.config.startEnv[name] !== value))
-  const startCwd = startFolder(job.config.execArgv, startEnv, job.config.cwd)
+  const startCwd = startFolder(job.config.execArgv, startEnv, shape?.workingDir || job.config.cwd)
   return {
     resources,
     env,
-    envKey: sortedJson(env),
+    envKey: JSON.stringify([sortedJson(env), shape?.workingDir ?? '', shape?.modules ?? []]),
+    workingDir: shape?.workingDir || job.config.cwd,
+    modules: [...job.config.modules, ...(shape?.modules ?? [])],
     group: shape?.placementGroup ?? '',
     bundle: shape === undefined || shape.placementGroup === '' ? -1 : shape.bundle,
+    wish: shape ?? ANYWHERE,
     startEnv,
     startCwd,
     startKey: startKeyOf(job.config.execArgv, startEnv, startCwd),
@@ -232,10 +276,10 @@ export function parseShape(node: NodeTables, job: Job, shape: Shape | undefined)
 export function poolsOf(node: NodeTables, shape: ParsedShape): Pool[] | undefined {
   if (shape.group === '') return [node.root]
   const group = node.groups.get(shape.group)
-  if (group === undefined || group.state !== 'committed') return undefined
-  if (shape.bundle < 0) return [...group.bundles.values()].map((bundle) => bundle.pool)
-  const bundle = group.bundles.get(shape.bundle)
-  return bundle === undefined ? [] : [bundle.pool]
+  if (group === undefined) return undefined
+  const usable = [...group.bundles].filter(([, bundle]) => bundle.state === 'committed')
+  if (usable.length === 0) return undefined
+  return usable.filter(([index]) => shape.bundle < 0 || shape.bundle === index).map(([, bundle]) => bundle.pool)
 }
 
 /** After leases or blocked flags changed. */
@@ -260,9 +304,9 @@ export function askWorker(node: NodeTables, worker: Worker): void {
   node.out.push({ kind: 'worker-ask', worker: worker.id })
 }
 
-/** Its driver is attached, or actors of it outlive the driver. */
+/** Its driver is attached, or actors of it outlive the driver, or it has processes on other nodes. */
 export function jobAlive(node: NodeTables, job: string): boolean {
-  if (node.processes.has(job)) return true
+  if (node.processes.has(job) || node.jobsElsewhere.has(job)) return true
   for (const placement of node.placements.values()) if (placement.worker?.job?.id === job) return true
   return false
 }

@@ -6,26 +6,38 @@
  * first bundle would take half of the only node that fits the second.
  */
 import type { Resources } from '../net/gen/node.ts'
+import { type Labels, matches } from './labels.ts'
 import { sumResources } from './resources.ts'
 
 export type Strategy = 'PACK' | 'SPREAD' | 'STRICT_PACK' | 'STRICT_SPREAD'
 export const STRATEGIES: readonly Strategy[] = ['PACK', 'SPREAD', 'STRICT_PACK', 'STRICT_SPREAD']
 
-export interface NodeView {
+export interface BundleNode {
   readonly node: string
   readonly total: Resources
   readonly available: Resources
+  readonly labels?: Labels
 }
+
+export interface Constraints {
+  /** Node of bundle i where it is there already and stays; "" for those to place. */
+  readonly fixed: readonly string[]
+  /** Labels that the node of bundle i must have. */
+  readonly selectors: readonly Labels[]
+}
+
+const FREE: Constraints = { fixed: [], selectors: [] }
 
 /** `nodes[i]` is for bundle i. `now`: fits into what is free. */
 export type Plan = { readonly kind: 'placed'; readonly nodes: readonly string[]; readonly now: boolean } | { readonly kind: 'never'; readonly reason: string }
 
-export function placeBundles(strategy: Strategy, bundles: readonly Resources[], nodes: readonly NodeView[]): Plan {
+export function placeBundles(strategy: Strategy, bundles: readonly Resources[], nodes: readonly BundleNode[], constraints: Constraints = FREE): Plan {
   for (const now of [true, false]) {
     const chosen = assign(
       strategy,
       bundles,
-      nodes.map((view) => ({ node: view.node, free: copy(now ? view.available : view.total) })),
+      nodes.map((view) => ({ node: view.node, labels: view.labels ?? {}, free: copy(now ? view.available : view.total) })),
+      constraints,
     )
     if (chosen !== undefined) return { kind: 'placed', nodes: chosen, now }
   }
@@ -38,6 +50,7 @@ export function placeBundles(strategy: Strategy, bundles: readonly Resources[], 
 
 interface Room {
   readonly node: string
+  readonly labels: Labels
   readonly free: { cpus: number; gpus: number; memoryBytes: number; custom: Record<string, number> }
 }
 
@@ -60,17 +73,22 @@ function take(room: Room, wanted: Resources): void {
   for (const [name, amount] of Object.entries(wanted.custom)) room.free.custom[name] = (room.free.custom[name] ?? 0) - amount
 }
 
-function assign(strategy: Strategy, bundles: readonly Resources[], rooms: Room[]): string[] | undefined {
+function assign(strategy: Strategy, bundles: readonly Resources[], rooms: Room[], { fixed, selectors }: Constraints): string[] | undefined {
+  const chosen: string[] = bundles.map((_, index) => fixed[index] ?? '')
+  const used = new Map<string, number>()
+  for (const node of chosen) if (node !== '') used.set(node, (used.get(node) ?? 0) + 1)
+  const allowed = (room: Room, index: number): boolean => matches(room.labels, selectors[index] ?? {})
+  const order = bundles.map((bundle, index) => ({ bundle, index })).filter(({ index }) => chosen[index] === '')
   if (strategy === 'STRICT_PACK') {
-    const sum = sumResources(bundles)
-    const room = rooms.find((candidate) => fits(candidate, sum))
+    const sum = sumResources(order.map(({ bundle }) => bundle))
+    const room = rooms.find(
+      (candidate) => fits(candidate, sum) && (used.size === 0 || used.has(candidate.node)) && order.every(({ index }) => allowed(candidate, index)),
+    )
     return room === undefined ? undefined : bundles.map(() => room.node)
   }
-  const chosen: string[] = new Array(bundles.length).fill('')
-  const used = new Map<string, number>()
-  const order = bundles.map((bundle, index) => ({ bundle, index })).sort((a, b) => size(b.bundle) - size(a.bundle) || a.index - b.index)
+  order.sort((a, b) => size(b.bundle) - size(a.bundle) || a.index - b.index)
   for (const { bundle, index } of order) {
-    const candidates = rooms.filter((room) => fits(room, bundle) && (strategy !== 'STRICT_SPREAD' || !used.has(room.node)))
+    const candidates = rooms.filter((room) => fits(room, bundle) && allowed(room, index) && (strategy !== 'STRICT_SPREAD' || !used.has(room.node)))
     const wish = strategy === 'PACK' ? -1 : 1
     // PACK: the node with most bundles so far; SPREAD: with fewest. The order of the list decides among equals.
     const room = candidates.reduce<Room | undefined>(

@@ -3,6 +3,7 @@ import { expect, test } from 'vitest'
 import { granted, JOB, ONE_CPU, shape, TestMachine, worker } from './machine.ts'
 
 const GPUS = { total: { cpus: 40_000, gpus: 20_000, memoryBytes: 0, custom: {} }, gpuDevices: ['6', '7'] }
+const CODE = { cwd: JOB.cwd, entry: JOB.entry, root: '', package: '', packageDir: '', modules: [], failure: undefined }
 const spawn = (n: number, execArgv: string[] = [], env: Record<string, string> = {}, cwd: string = ''): unknown => ({
   kind: 'worker-spawn',
   worker: worker(n),
@@ -13,8 +14,7 @@ const spawn = (n: number, execArgv: string[] = [], env: Record<string, string> =
 const stop = (n: number, force: boolean, reason: string): unknown => ({ kind: 'worker-stop', worker: worker(n), force, reason })
 const ask = (n: number): unknown => ({ kind: 'worker-ask', worker: worker(n) })
 const send = (process: string, $case: string, value: unknown): unknown => ({ kind: 'send', process, message: { $case, value } })
-const assign = (n: number, job: string, env: Record<string, string> = {}): unknown =>
-  send(worker(n), 'assign', { job, cwd: JOB.cwd, entry: JOB.entry, env, namespace: '' })
+const assign = (n: number, job: string, env: Record<string, string> = {}): unknown => send(worker(n), 'assign', { job, env, namespace: '', ...CODE })
 const grant = (process: string, key: number, lease: number, n: number, gpuIndices: number[] = []): unknown =>
   send(process, 'leaseGranted', { key, lease, worker: worker(n), address: `at w${n}`, gpuIndices })
 

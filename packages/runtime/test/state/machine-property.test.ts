@@ -213,7 +213,7 @@ test('no sequence of events breaks an invariant', () => {
         for (const lease of leases.values())
           reached.add(lease.blocked ? 'a blocked lease' : 'a lease').add(lease.allocation.pool.name === 'node' ? 'a lease' : 'a lease in a group')
         for (const { state } of workers.values()) reached.add(`a worker that is ${state}`)
-        for (const { state } of groups.values()) reached.add(`a group that is ${state}`)
+        for (const { bundles } of groups.values()) for (const { state } of bundles.values()) reached.add(`a group that is ${state}`)
         for (const { state } of machine.state.control.actors.actors.values()) reached.add(`an actor that is ${state}`)
       }
       for (const what of reached) seen[what] = (seen[what] ?? 0) + 1

@@ -2,10 +2,21 @@
 import { ANYWHERE } from '../shapes.ts'
 import type { ActorCreate, JobConfig, Resources, Shape } from '../../src/net/gen/node.ts'
 import type { EdgeInstruction, MessageBody } from '../../src/state/events.ts'
-import { type MachineEvent, MachineState } from '../../src/state/machine-state.ts'
+import { ALONE, type MachineEvent, MachineState } from '../../src/state/machine-state.ts'
 import { NODE_DEFAULTS, type NodeConfig } from '../../src/state/node-tables.ts'
 
-export const JOB: JobConfig = { name: 'app.ts', namespace: '', cwd: '/app', entry: '/app/app.ts', execArgv: [], env: {}, logToDriver: true, package: '' }
+export const JOB: JobConfig = {
+  name: 'app.ts',
+  namespace: '',
+  cwd: '/app',
+  entry: '/app/app.ts',
+  execArgv: [],
+  env: {},
+  logToDriver: true,
+  package: '',
+  root: '',
+  modules: [],
+}
 
 export const amounts = (from: Partial<Resources>): Resources => ({ cpus: 0, gpus: 0, memoryBytes: 0, custom: {}, ...from })
 export const shape = (resources: Partial<Resources>, more: Partial<Shape> = {}): Shape => ({
@@ -40,7 +51,7 @@ export class TestMachine {
   nowMs = 0
 
   constructor(config: Partial<NodeConfig> = {}) {
-    this.state = new MachineState(nodeConfig(config), true)
+    this.state = new MachineState(nodeConfig(config), ALONE, true)
     this.out.push(...this.state.start(0))
   }
 
@@ -110,7 +121,7 @@ export class TestMachine {
   }
 
   group(process: string, group: string, strategy: string, bundles: Partial<Resources>[], detached: boolean = false): this {
-    return this.do({ kind: 'group-create', process, create: { group, name: '', strategy, bundles: bundles.map(amounts), detached } })
+    return this.do({ kind: 'group-create', process, create: { group, name: '', strategy, bundles: bundles.map(amounts), detached, selectors: [] } })
   }
 
   tick(byMs: number = 250): this {

@@ -2,12 +2,12 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { Resources } from '../../src/net/gen/node.ts'
-import { type NodeView, placeBundles, STRATEGIES } from '../../src/state/placement.ts'
+import { type BundleNode, placeBundles, STRATEGIES } from '../../src/state/placement.ts'
 import { formatBytes, formatResources, parseResources, Pool, sumResources, UNIT } from '../../src/state/resources.ts'
 import { amounts } from './machine.ts'
 
 const cpus = (n: number): Resources => amounts({ cpus: n * UNIT })
-const node = (name: string, total: number, free: number = total): NodeView => ({ node: name, total: cpus(total), available: cpus(free) })
+const node = (name: string, total: number, free: number = total): BundleNode => ({ node: name, total: cpus(total), available: cpus(free) })
 
 describe('placement', () => {
   test.each([
