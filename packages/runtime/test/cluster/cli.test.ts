@@ -118,6 +118,7 @@ describe('with a head that runs', () => {
         shape: { resources: { cpus: 10_000, gpus: 0, memoryBytes: 0, custom: {} }, env: {}, placementGroup: '', bundle: -1, ...ANYWHERE },
         wanted: 1,
         backlog: 1,
+        seen: 0,
         label: 'sum',
       },
     })

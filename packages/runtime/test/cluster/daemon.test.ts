@@ -86,15 +86,15 @@ test('a wrong token is refused, and garbage does not disturb the others', async 
     await odd.link.closed
   }
   driver.send({ $case: 'leaseReturn', value: { lease: Number.NaN, retire: false } })
-  driver.send({ $case: 'leaseDemand', value: { key: 7, shape: undefined, wanted: 4_000_000_000, backlog: 0, label: '' } })
-  driver.send({ $case: 'leaseDemand', value: { key: 8, shape: shapeOf({ cpus: Number.NaN }), wanted: 1, backlog: 0, label: 'odd' } })
+  driver.send({ $case: 'leaseDemand', value: { key: 7, shape: undefined, wanted: 4_000_000_000, backlog: 0, label: '', seen: 0 } })
+  driver.send({ $case: 'leaseDemand', value: { key: 8, shape: shapeOf({ cpus: Number.NaN }), wanted: 1, backlog: 0, label: 'odd', seen: 0 } })
   expect(details({ code: '', detailsJson: (await driver.next('infeasible', (value) => value.key === 8)).detailsJson })['code']).toBe('INVALID_ARGUMENT')
   driver.send({ $case: 'segmentRequest', value: { request: 1, bytes: -5 } })
   expect((await driver.next('segmentGrant')).failure?.code).toBe('INVALID_ARGUMENT')
   driver.send({ $case: 'objectsAdded', value: { objects: [{ segment: 'x', offset: -1, bytes: Number.POSITIVE_INFINITY, object: 1, label: '', node: '' }] } })
   driver.send({ $case: 'objectsFreed', value: { places: [{ segment: 'x', offset: 1, bytes: 1, node: '', owner: '', object: 0 }] } })
   driver.send({ $case: 'queryReply', value: { request: 99, json: '{', silent: [] } })
-  driver.send({ $case: 'groupCreate', value: { group: 'g', name: '', strategy: 'ODD', bundles: [], detached: false } })
+  driver.send({ $case: 'groupCreate', value: { group: 'g', name: '', strategy: 'ODD', bundles: [], detached: false, selectors: [] } })
   expect((await driver.next('groupState')).cause?.code).toBe('INVALID_ARGUMENT')
   expect(await driver.query('nothing of that kind')).toEqual({ error: 'unknown query "nothing of that kind"' })
   // Zero resources are a shape too: as many leases as workers are allowed.

@@ -57,7 +57,7 @@ export class StandInDriver {
   }
 
   demand(key: number, wanted: number, shape: Shape = shapeOf()): void {
-    this.send({ $case: 'leaseDemand', value: { key, shape, wanted, backlog: wanted, label: `task ${key}` } })
+    this.send({ $case: 'leaseDemand', value: { key, shape, wanted, backlog: wanted, label: `task ${key}`, seen: 0 } })
   }
 
   /** The next message of this kind, in order of arrival; rejects when the link closes or after `timeoutMs`. */
