@@ -68,7 +68,8 @@ export interface CopyStore {
   /** The objects were freed: their sealed copies go, each with its last pin or hold. Primary ones stay. */
   dropCopies(names: readonly ObjectName[]): void
   /**
-   * Makes a sealed copy the primary one, which is spilled instead of evicted and goes only when its owner frees it.
+   * Makes a sealed copy the primary one, which is spilled instead of evicted and goes only when its owner frees it. One that is the primary
+   * already stays it.
    *
    * @returns its place, or undefined when the copy is gone
    */

@@ -64,13 +64,14 @@ export class Recovery {
     const has = store.find(object) !== undefined
     const place = has && promote ? store.promote(object, label) : undefined
     const segment = promote ? (place?.segment ?? '') : has ? 'here' : ''
-    answer(node, { request, object, segment, offset: place?.offset ?? 0, bytes: place?.bytes ?? 0 })
+    answer(node, { request, object, segment, offset: place?.offset ?? 0, bytes: place?.bytes ?? 0, promoted: promote })
   }
 
-  found(node: string, { request, segment, offset, bytes }: CopyFound): void {
+  found(node: string, { request, segment, offset, bytes, promoted }: CopyFound): void {
     const search = this.#searches.get(request)
     if (!search) return
-    if (search.chosen === node && !search.asked.has(node) && !search.done) {
+    if (promoted) {
+      if (search.chosen !== node || search.done) return
       if (segment) this.#settle(search, node, { segment, offset, bytes })
       else search.chosen = undefined // it was evicted in between
     } else if (search.asked.delete(node) && segment) {

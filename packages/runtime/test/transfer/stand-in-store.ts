@@ -1,5 +1,6 @@
 /**
- * A store that has what the object plane asks of one, and real segments: one per object. It never spills, evicts only when told, and answers pins.
+ * A store that has what the object plane asks of one, and real segments: one per object, used again for the next of that size. It never spills,
+ * evicts only when told, and answers pins.
  */
 import { BeamlineError } from '../../src/errors.ts'
 import type { NodeMessage, ObjectPin } from '../../src/net/gen/node.ts'
@@ -23,6 +24,8 @@ export class StandInStore implements CopyStore {
   readonly #directory: string
   readonly #send: (process: string, body: NonNullable<NodeMessage['body']>) => void
   readonly #objects = new Map<string, Kept>()
+  /** Segments that can be used again. */
+  readonly #spare: ObjectMemory[] = []
   #usedBytes = 0
   #nextSegment = 1
 
@@ -49,9 +52,14 @@ export class StandInStore implements CopyStore {
     this.listener?.primariesFreed([name])
   }
 
+  /** Its segment's file goes too. */
   evict(name: ObjectName): void {
     const kept = this.#objects.get(objectKey(name))
-    if (kept) this.#remove(kept)
+    if (!kept) return
+    this.#remove(kept)
+    this.#spare.pop()
+    removeSegmentFile(kept.memory.path)
+    this.listener?.segmentGone(kept.memory.segment)
   }
 
   unpin(process: string, pin: number): void {
@@ -140,14 +148,14 @@ export class StandInStore implements CopyStore {
     if (bytes > this.roomBytes) {
       throw new BeamlineError('STORE_FULL', { wantedBytes: bytes, usedBytes: this.#usedBytes, capacityBytes: this.capacityBytes, holders: '' })
     }
-    const segment = `segment-${this.#nextSegment++}`
-    const path = `${this.#directory}/${segment}`
+    this.#usedBytes += bytes
     const offset = 4096
     const segmentBytes = offset + Math.max(4096, Math.ceil(bytes / 4096) * 4096)
-    this.#usedBytes += bytes
-    const memory = { segment, path, segmentBytes, offset, bytes }
+    const spare = this.#spare.findIndex((memory) => memory.segmentBytes === segmentBytes)
+    const segment = spare >= 0 ? this.#spare.splice(spare, 1)[0]!.segment : `segment-${this.#nextSegment++}`
+    const memory = { segment, path: `${this.#directory}/${segment}`, segmentBytes, offset, bytes }
     this.#objects.set(key, { name, memory, state: 'writing', label: '', pins: new Set(), holds: 0, dropped: false })
-    await createSegmentFile(path, segmentBytes)
+    if (spare < 0) await createSegmentFile(memory.path, segmentBytes)
     return memory
   }
 
@@ -158,8 +166,7 @@ export class StandInStore implements CopyStore {
   #remove({ name, memory }: Kept): void {
     this.#objects.delete(objectKey(name))
     this.#usedBytes -= memory.bytes
-    removeSegmentFile(memory.path)
-    this.listener?.segmentGone(memory.segment)
+    this.#spare.push(memory)
     this.listener?.roomChanged()
   }
 }

@@ -351,6 +351,7 @@ export interface CopyFound {
   segment: string;
   offset: number;
   bytes: number;
+  promoted: boolean;
 }
 
 /** From a node that drains: pull this and make it the primary copy. Answered by CopyMoved. */
@@ -3763,7 +3764,7 @@ export const CopyWanted: MessageFns<CopyWanted> = {
 };
 
 function createBaseCopyFound(): CopyFound {
-  return { request: 0, object: undefined, segment: "", offset: 0, bytes: 0 };
+  return { request: 0, object: undefined, segment: "", offset: 0, bytes: 0, promoted: false };
 }
 
 export const CopyFound: MessageFns<CopyFound> = {
@@ -3782,6 +3783,9 @@ export const CopyFound: MessageFns<CopyFound> = {
     }
     if (message.bytes !== 0) {
       writer.uint32(41).double(message.bytes);
+    }
+    if (message.promoted !== false) {
+      writer.uint32(48).bool(message.promoted);
     }
     return writer;
   },
@@ -3837,6 +3841,14 @@ export const CopyFound: MessageFns<CopyFound> = {
             }
 
             message.bytes = reader.double();
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.promoted = reader.bool();
             continue;
           }
         }
