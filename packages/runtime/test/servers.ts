@@ -3,7 +3,7 @@
  * installed, their tests are skipped with a word why, but not in CI, where `.ci/system-packages` installs them.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { chownSync, existsSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { chownSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -57,7 +57,7 @@ export async function redisServer(settings: Readonly<Record<string, string>> = {
   const dir = mkdtempSync(join(tmpdir(), 'beamline-redis-'))
   const all = { port: String(port), bind: '127.0.0.1', dir, save: '', appendonly: 'yes', appendfsync: 'always', ...settings }
   const args = Object.entries(all).flatMap(([name, value]) => [`--${name}`, value])
-  const server = new ServerProcess(`redis://127.0.0.1:${port}/0`, dir, 'SIGTERM', /Ready to accept connections/, () => spawn(binary, args))
+  const server = new ServerProcess(`redis://127.0.0.1:${port}/0`, dir, 'SIGKILL', /Ready to accept connections/, () => spawn(binary, args))
   await server.start()
   return server
 }
@@ -134,15 +134,20 @@ class ServerProcess implements Server {
   }
 
   pause(): void {
-    this.#child!.kill('SIGSTOP')
+    this.#signal('SIGSTOP')
   }
 
   resume(): void {
-    this.#child!.kill('SIGCONT')
+    this.#signal('SIGCONT')
+  }
+
+  // PostgreSQL has a process for each connection.
+  #signal(name: NodeJS.Signals): void {
+    const children = existsSync(`/proc/${this.pid}`) ? readFileSync(`/proc/${this.pid}/task/${this.pid}/children`, 'utf8') : ''
+    for (const pid of [this.pid, ...children.split(' ').filter(Boolean).map(Number)]) process.kill(pid, name)
   }
 
   async close(): Promise<void> {
-    this.resume()
     this.#child!.kill(this.#stopSignal)
     await this.#ended
     rmSync(this.#dir, { recursive: true, force: true })

@@ -15,6 +15,7 @@ export class Deadlines {
 
   delete(key: string): void {
     this.#ends.delete(key)
+    if (this.#ends.size === 0) this.#firstMs = Infinity
   }
 
   due(nowMs: number): string[] {

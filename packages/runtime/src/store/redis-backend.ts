@@ -6,6 +6,7 @@
  * heads never take each other's writes for their own.
  */
 import { createHash } from 'node:crypto'
+import { once } from 'node:events'
 import { Redis, type RedisOptions } from 'ioredis'
 import { BeamlineError } from '../errors.ts'
 import { type Backend, type Changes, ConnectionLost, type Group, type Scan } from './backend.ts'
@@ -16,8 +17,10 @@ import { type Outcome, TRACES_KEPT, TRACES_SWEPT_EVERY } from './transaction.ts'
 const FORMAT = '1'
 const CALL_TIMEOUT_MS = 5_000
 const CONNECT_TIMEOUT_MS = 5_000
-const RECONNECT_MS = 50
-const RECONNECT_MAX_MS = 1_000
+const RECONNECT_MS = 20
+const RECONNECT_MAX_MS = 500
+/** A call waits so long for a connection that is being made. */
+const READY_MS = 1_000
 const REPLICAS_WAIT_MS = 2_000
 /** Answers of a server that will be itself again, or of one that is not the primary any more. */
 const PASSING = /^(LOADING|READONLY|MASTERDOWN|TRYAGAIN|BUSY|CLUSTERDOWN|UNKILLABLE|NOREPLICAS)\b/
@@ -47,6 +50,7 @@ export class RedisBackend implements Backend {
   readonly #followers = new Set<() => void>()
   #subscriber: Redis | undefined
   #lastError = 'no connection'
+  readonly #closed = new AbortController()
 
   constructor(options: RedisBackendOptions) {
     this.#options = options
@@ -80,7 +84,6 @@ export class RedisBackend implements Backend {
 
   /** Checks that the server is a primary and what its settings promise. */
   async open(): Promise<void> {
-    await this.#connected()
     const { warn, shown } = this.#options
     const meta = this.#keys[0]!
     const role = await this.#call('INFO', ['replication'])
@@ -166,6 +169,7 @@ export class RedisBackend implements Backend {
   }
 
   close(): Promise<void> {
+    this.#closed.abort()
     this.#subscriber?.disconnect()
     this.#redis.disconnect()
     return Promise.resolve()
@@ -175,13 +179,12 @@ export class RedisBackend implements Backend {
     for (const wake of this.#followers) wake()
   }
 
+  /** Resolves when there is a connection, or after READY_MS. */
   async #connected(): Promise<void> {
-    if (this.#redis.status !== 'wait') return
-    try {
-      await this.#redis.connect()
-    } catch (error) {
-      throw this.#failure(error as Error)
-    }
+    const redis = this.#redis
+    if (redis.status === 'ready') return
+    if (redis.status === 'wait') redis.connect().catch(() => {})
+    await once(redis, 'ready', { signal: AbortSignal.any([this.#closed.signal, AbortSignal.timeout(READY_MS)]) }).catch(() => {})
   }
 
   async #script(call: string, args: readonly (string | Buffer)[], client: string = ''): Promise<Reply> {
@@ -196,6 +199,7 @@ export class RedisBackend implements Backend {
   }
 
   async #call(command: string, args: readonly (string | Buffer)[]): Promise<Reply> {
+    await this.#connected()
     try {
       return (await this.#redis.callBuffer(command, [...args])) as Reply
     } catch (error) {

@@ -66,7 +66,8 @@ export class SqliteBackend implements Backend {
   }
 
   async close(): Promise<void> {
-    if (this.#dead === undefined) await this.#ask({ kind: 'close' })
+    // The answer is the end of the thread.
+    this.#ask({ kind: 'close' }).catch(() => {})
     await this.#ended
   }
 

@@ -29,25 +29,26 @@ function answer(request: number, work: () => unknown): void {
   }
 }
 
-function run(tables: SqliteTables, call: SqliteCall): unknown {
+let tables: SqliteTables | undefined
+
+function run(call: SqliteCall): unknown {
   switch (call.kind) {
     case 'commit':
-      return tables.commit(call.transactions)
+      return tables!.commit(call.transactions)
     case 'get':
-      return tables.get(call.key)
+      return tables!.get(call.key)
     case 'scan':
-      return tables.scan(call.prefix)
+      return tables!.scan(call.prefix)
     case 'changes':
-      return tables.changes(call.prefix, call.since)
+      return tables!.changes(call.prefix, call.since)
     case 'close':
-      return tables.close()
+      tables?.close()
+      // Nothing keeps the thread any more. Until then it stays, so that no answer is lost with it.
+      return port.close()
   }
 }
 
+port.on('message', ({ request, call }: { request: number; call: SqliteCall }) => answer(request, () => run(call)))
 answer(0, () => {
-  const tables = new SqliteTables(workerData as string)
-  port.on('message', ({ request, call }: { request: number; call: SqliteCall }) => {
-    answer(request, () => run(tables, call))
-    if (call.kind === 'close') port.close()
-  })
+  tables = new SqliteTables(workerData as string)
 })
