@@ -26,12 +26,13 @@ export const ERRORS = {
   },
   OWNER_DIED: {
     retry: false,
-    text: (d: { object: string; owner: string }) =>
-      `object ${d.object} is lost: the process ${d.owner} that owned it is gone; keep the process that creates a reference alive while others use it`,
+    text: (d: { object: string; owner: string; why?: string }) =>
+      `object ${d.object} is lost: the process ${d.owner} that owned it is gone${d.why ? ` (${d.why})` : ''}; keep the process that creates a reference alive while others use it`,
   },
   OBJECT_LOST: {
     retry: true,
-    text: (d: { object: string; reason: string }) => `object ${d.object} is lost: ${d.reason}`,
+    text: (d: { object: string; reason: string; madeBy?: string; node?: string; nodeLost?: string; reruns?: number }) =>
+      `object ${d.object}${d.madeBy ? ` (made by ${d.madeBy})` : ''} is lost: ${d.reason}${d.node ? `; it lay on node ${d.node}${d.nodeLost ? `, which is gone: ${d.nodeLost}` : ''}` : ''}${d.reruns ? `; its task was run again ${many(d.reruns, 'time')} before` : ''}`,
   },
   CANCELLED: { retry: false, text: (d: { task: string; reason: string }) => `"${d.task}" was cancelled: ${d.reason}` },
   TASK_TIMEOUT: {
@@ -98,6 +99,10 @@ export const ERRORS = {
     retry: false,
     text: (d: { reason: string }) => `the connection to the node daemon is gone: ${d.reason}; call init() again`,
   },
+  NODE_LOST: {
+    retry: true,
+    text: (d: { task: string; node: string; reason: string }) => `node ${d.node} is gone${d.task ? ` while "${d.task}" ran there` : ''}: ${d.reason}`,
+  },
   START_FAILED: { retry: false, text: (d: { what: string; reason: string }) => `${d.what} did not start: ${d.reason}` },
   NOT_INITIALIZED: { retry: false, text: (d: { call: string }) => `${d.call} needs a running cluster: call \`await init()\` first` },
   ALREADY_INITIALIZED: {
@@ -150,6 +155,16 @@ export const ERRORS = {
     retry: false,
     text: (d: { store: string; key: string }) =>
       `the lease on "${d.key}" in the control store ${d.store} is over, and another process may hold it: nothing was written`,
+  },
+  ENVIRONMENT_INVALID: {
+    retry: false,
+    text: (d: { what: string; path: string; host: string; reason: string; hint: string }) =>
+      `${d.what} cannot be used on ${d.host}: ${d.reason}; it was looked for at ${d.path}; ${d.hint}`,
+  },
+  CODE_TOO_LARGE: {
+    retry: false,
+    text: (d: { root: string; bytes: number; limitBytes: number; files: number; largest: string }) =>
+      `the code in ${d.root} is too large for other machines: ${many(d.files, 'file')} of ${mib(d.bytes)} together, ${mib(d.limitBytes)} at most; the largest: ${d.largest}; name data in .gitignore, or pass init({ env: { workingDir } }) with a folder that holds the code only`,
   },
   SESSION_UNKNOWN: {
     retry: false,

@@ -38,12 +38,24 @@ export const LIMITS = {
   /** Finished task attempts that a worker holds for the next report. */
   taskEventsHeldMax: 10_000,
   taskEventsIntervalMs: 1_000,
+  /** Finished calls that are kept to bring lost results back: bytes of their arguments and bookkeeping in one process. */
+  lineageBytesMax: 268_435_456,
+  /** A `get` whose time is over still waits so long for bytes that are on this machine. */
+  mapGraceMs: 1_000,
   /** References that one `wait` takes. */
   refsPerWaitMax: 1_000_000,
   /** A shipped function larger than this is refused. */
   functionBytesMax: 104_857_600,
   /** Functions that came inside values and are kept for when they come again. */
   functionsKeptMax: 1_000,
+  /** Files of a program's code that travel to other machines, before compression. */
+  packageBytesMax: 268_435_456,
+  /** Parts in which packed code travels and is stored. */
+  packageChunkBytes: 1_048_576,
+  /** Packed code that the head keeps. */
+  packageStoreBytes: 4_294_967_296,
+  /** Unpacked code that a node keeps for jobs to come. */
+  packageCacheBytes: 4_294_967_296,
   /** How long `init` waits for the daemon. */
   startMs: 20_000,
   /** How long a stop in order may take before what is left is killed. */

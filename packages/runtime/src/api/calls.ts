@@ -6,8 +6,9 @@ import type { HeldHandle, ObjectEntry, Stored } from '../core/object-entry.ts'
 import { runningTask } from '../core/running-task.ts'
 import type { Runtime } from '../core/runtime.ts'
 import { TaskRecord } from '../core/task-record.ts'
-import { abortReason, EntryWaiter, type WaitEnd } from '../core/waiting.ts'
+import { abortReason, EntryWaiter, type WaitEnd, within } from '../core/waiting.ts'
 import { BeamlineError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
 import { describe } from './explain.ts'
 import { type ActorHandle, makeHandle, targetOf } from './actor.ts'
 import { entryOf, ObjectRef } from './object-ref.ts'
@@ -85,6 +86,26 @@ async function ready(runtime: Runtime, entries: readonly ObjectEntry[], options:
   })
 }
 
+/** The value, once its bytes are on this machine: they may have to come from another one, or from disk. Lends the CPU of the task that waits. */
+async function here<T>(runtime: Runtime, loading: Promise<T>, entries: readonly ObjectEntry[], options: GetOptions, since: number): Promise<T> {
+  const { timeoutMs, signal } = options
+  const task = runningTask()
+  const signals = [signal, task?.signal].filter((each) => each !== undefined)
+  const leftMs = timeoutMs === undefined ? undefined : Math.max(LIMITS.mapGraceMs, timeoutMs - (performance.now() - since))
+  const late = (): BeamlineError => {
+    const [first] = entries
+    const where = first ? `object ${runtime.references.name(first)} is ready, and its bytes are on their way to this machine` : ''
+    return new BeamlineError('GET_TIMEOUT', { pending: entries.length, total: entries.length, timeoutMs: timeoutMs ?? 0, first: where })
+  }
+  loading.catch(() => undefined) // nobody may be left who waits for it
+  task?.block()
+  try {
+    return await runtime.keepAlive.during(within(loading, leftMs, signals, late))
+  } finally {
+    task?.unblock()
+  }
+}
+
 const callers = new WeakSet<Error>()
 
 /** The error of a failed object, with the stack of the first `get` that met it below the remote one. */
@@ -119,16 +140,19 @@ export async function get(refs: unknown, options: GetOptions = {}): Promise<unkn
   const runtime = current('get()')
   if (refs instanceof ObjectRef) {
     const entry = entryOf(refs) as ObjectEntry
+    const since = performance.now()
     if (entry.stored === undefined || entry.stored.kind === 'error') {
       entry.hold() // the reference may be released while this waits
       try {
         await ready(runtime, [entry], options)
-        return await runtime.values.load(entry.stored as unknown as Stored, entry)
+        const value = runtime.values.load(entry.stored as unknown as Stored, entry)
+        return value instanceof Promise ? await here(runtime, value, [entry], options, since) : value
       } finally {
         entry.unhold()
       }
     }
-    return runtime.values.load(entry.stored, entry)
+    const value = runtime.values.load(entry.stored, entry)
+    return value instanceof Promise ? await here(runtime, value, [entry], options, since) : value
   }
   if (Array.isArray(refs))
     return await getAll(
@@ -144,6 +168,7 @@ export async function get(refs: unknown, options: GetOptions = {}): Promise<unkn
 }
 
 async function getAll(runtime: Runtime, entries: readonly ObjectEntry[], options: GetOptions): Promise<unknown[]> {
+  const since = performance.now()
   for (const entry of entries) entry.hold()
   try {
     await ready(runtime, entries, options)
@@ -154,7 +179,7 @@ async function getAll(runtime: Runtime, entries: readonly ObjectEntry[], options
       waits ||= value instanceof Promise
       values.push(value)
     }
-    return waits ? await Promise.all(values) : values
+    return waits ? await here(runtime, Promise.all(values), entries, options, since) : values
   } finally {
     for (const entry of entries) entry.unhold()
   }

@@ -3,7 +3,7 @@
  */
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
-import type { ActorStart } from '../net/gen/node.ts'
+import type { ActorStart, ActorStarted, ProcessMessage } from '../net/gen/node.ts'
 import { Creation, type Template } from '../net/gen/peer.ts'
 import { CallArguments } from './call-arguments.ts'
 import { Executable, type FunctionCache } from './executable.ts'
@@ -26,6 +26,8 @@ export class ActorHost {
   #waiting = 0
   #isConstructing = false
   #lends = false
+  /** What the node was told of the constructor's end. */
+  #started: ProcessMessage | undefined
   /** Told when the last running call of an actor that shall end is done. */
   #whenIdle: (() => void) | undefined
 
@@ -67,17 +69,25 @@ export class ActorHost {
       this.#name = template.name
       this.#lanes.set('', new Lane(maxConcurrency))
       for (const [group, limit] of Object.entries(concurrencyGroups)) this.#lanes.set(group, new Lane(limit))
-      this.#runtime.sendToNode({ body: { $case: 'actorStarted', value: { actor: start.actor, error: EMPTY, errorText: '' } } })
+      this.#tell({ actor: start.actor, error: EMPTY, errorText: '' })
     } catch (thrown) {
       const error = taskError(thrown, `${template.name} constructor`, this.#runtime.process)
-      this.#runtime.sendToNode({
-        body: { $case: 'actorStarted', value: { actor: start.actor, error: encodeError(error), errorText: error.message } },
-      })
+      this.#tell({ actor: start.actor, error: encodeError(error), errorText: error.message })
     } finally {
       this.#isConstructing = false
       args.release()
       log(() => `actor ${template.name} for ${owner} at ${ownerAddress}`)
     }
+  }
+
+  #tell(value: ActorStarted): void {
+    this.#started = { body: { $case: 'actorStarted', value } }
+    this.#runtime.sendToNode(this.#started)
+  }
+
+  /** A head is back that may not have heard of it. */
+  controlBack(): void {
+    if (this.#started) this.#runtime.sendToNode(this.#started)
   }
 
   /** Lets running calls finish, disposes of the actor, and resolves. */

@@ -4,7 +4,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { BeamlineError } from '../errors.ts'
-import type { ActorState, Failure, Shape } from '../net/gen/node.ts'
+import type { ActorState, Failure, ProcessMessage, Shape } from '../net/gen/node.ts'
 import { Creation, type Done, Handle, type Push } from '../net/gen/peer.ts'
 import { decode, encodeInline } from '../objects/codec.ts'
 import { Deque } from './deque.ts'
@@ -107,10 +107,13 @@ export class Actors {
   readonly #clients = new Map<string, ActorClient>()
   readonly #callers = new Map<TaskRecord, ActorClient>()
   readonly #byNumber = new Map<number, ActorClient>()
-  readonly #creating = new Map<number, ActorClient>()
+  /** By request. */
+  readonly #creating = new Map<number, { readonly client: ActorClient; readonly message: ProcessMessage }>()
   /** Creations of named actors that wait for arguments: who looks for the name meanwhile waits too. */
   readonly #naming = new Map<string, Set<Promise<void>>>()
-  readonly #lookups = new Map<number, { resolve: (found: HeldHandle | undefined) => void; reject: (error: Error) => void }>()
+  readonly #lookups = new Map<number, { message: ProcessMessage; resolve: (found: HeldHandle | undefined) => void; reject: (error: Error) => void }>()
+  /** Actors that were asked to end and are not known to have ended, with the asking. */
+  readonly #stopping = new Map<string, ProcessMessage>()
   #nextRequest = 1
 
   constructor(runtime: Runtime) {
@@ -137,12 +140,11 @@ export class Actors {
         }
         client.announced = true
         const request = this.#nextRequest++
-        this.#creating.set(request, client)
         void client.dead().then(() => {
           for (const entry of keep) entry.unhold()
         })
         const { name, namespace, detached, getIfExists, maxRestarts, shape, stopTimeoutMs } = creation
-        this.#runtime.sendToNode({
+        const message: ProcessMessage = {
           body: {
             $case: 'actorCreate',
             value: {
@@ -160,7 +162,9 @@ export class Actors {
               stopTimeoutMs,
             },
           },
-        })
+        }
+        this.#creating.set(request, { client, message })
+        this.#runtime.sendToNode(message)
       },
       (error: unknown) => {
         this.#died(client, error as Error)
@@ -264,7 +268,7 @@ export class Actors {
 
   /** Its creation is on its way: the node has not said yet which actor it is. */
   #isAsked(client: ActorClient): boolean {
-    for (const creating of this.#creating.values()) if (creating === client) return true
+    for (const creating of this.#creating.values()) if (creating.client === client) return true
     return false
   }
 
@@ -274,7 +278,7 @@ export class Actors {
 
   /** @param handle - of the actor: of another one when `getIfExists` found it; then the node knows both ids */
   created(request: number, actor: string, handle: Uint8Array, failure: Failure | undefined): void {
-    const client = this.#creating.get(request)
+    const client = this.#creating.get(request)?.client
     this.#creating.delete(request)
     if (!client) return
     if (failure) {
@@ -294,10 +298,11 @@ export class Actors {
     const naming = this.#naming.get(JSON.stringify([namespace, name]))
     if (naming) await this.#runtime.keepAlive.during(Promise.all(naming))
     const request = this.#nextRequest++
-    this.#runtime.sendToNode({ body: { $case: 'actorLookup', value: { request, name, namespace } } })
+    const message: ProcessMessage = { body: { $case: 'actorLookup', value: { request, name, namespace } } }
+    this.#runtime.sendToNode(message)
     const { promise, resolve, reject } = Promise.withResolvers<HeldHandle | undefined>()
     if (this.#runtime.lost) reject(this.#runtime.lost)
-    else this.#lookups.set(request, { resolve, reject })
+    else this.#lookups.set(request, { message, resolve, reject })
     return await this.#runtime.keepAlive.during(promise)
   }
 
@@ -346,6 +351,7 @@ export class Actors {
         client.queue.shift()
         this.#fail(record, this.#deathError(client))
       } else if (client.state === 'ALIVE' && record.phase === 'queued') {
+        if (record.lacksArgument) return this.#runtime.submitter.notReady(record)
         client.queue.shift()
         record.phase = 'pushed'
         record.atWorker = true
@@ -363,7 +369,15 @@ export class Actors {
 
   #fail(record: TaskRecord, error: Error): void {
     this.#forget(record)
-    this.#runtime.submitter.finish(record, () => record.fail(error))
+    this.#runtime.submitter.fail(record, error)
+  }
+
+  /** A finished call runs again, whose result was lost: behind those that wait. Returns why it cannot. */
+  enqueueAgain(record: TaskRecord): string | undefined {
+    const client = this.#clients.get(record.template.actor)
+    if (!client || client.state === 'DEAD') return `its actor ${record.template.actor} is dead`
+    this.enqueue(client, record)
+    return undefined
   }
 
   done(peer: Peer, message: Done): void {
@@ -398,6 +412,7 @@ export class Actors {
   // ---------------------------------------------------------------- following
 
   stateChanged(message: ActorState): void {
+    if (message.state === 'DEAD') this.#stopping.delete(message.actor)
     const client = this.#clients.get(message.actor)
     if (!client) return
     const restarted = client.incarnation !== message.incarnation && client.inFlight.size > 0
@@ -427,7 +442,7 @@ export class Actors {
     for (const record of client.inFlight.values()) {
       this.#runtime.submitter.left(record)
       if (record.phase === 'done') this.#forget(record)
-      else if (maxTaskRetries < 0 || record.attempt < maxTaskRetries) {
+      else if (maxTaskRetries < 0 || record.attempt - record.firstAttempt < maxTaskRetries) {
         record.attempt++
         record.phase = 'queued'
         repeated.push(record)
@@ -480,7 +495,20 @@ export class Actors {
     if (!client.announced || (force && noRestart)) {
       this.#died(client, new BeamlineError('ACTOR_DIED', { actor: client.id, className: client.description.className, reason }))
     }
-    this.#runtime.sendToNode({ body: { $case: 'actorStop', value: { actor: client.id, force, noRestart, reason } } })
+    const message: ProcessMessage = { body: { $case: 'actorStop', value: { actor: client.id, force, noRestart, reason } } }
+    if (client.announced) this.#stopping.set(client.id, message)
+    this.#runtime.sendToNode(message)
+  }
+
+  /** A head is back that may not know what it was asked and told before. Everything here may be asked twice. */
+  controlBack(): void {
+    for (const client of this.#clients.values()) this.#watch(client.id, !client.announced || this.#isAsked(client))
+    for (const { message } of this.#creating.values()) this.#runtime.sendToNode(message)
+    for (const { message } of this.#lookups.values()) this.#runtime.sendToNode(message)
+    for (const [actor, message] of this.#stopping) {
+      if (!this.#clients.has(actor)) this.#watch(actor, false)
+      this.#runtime.sendToNode(message)
+    }
   }
 
   failAll(error: Error): void {

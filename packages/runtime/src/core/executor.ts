@@ -8,13 +8,14 @@ import { types } from 'node:util'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
-import type { ItemsConsumed, Push, TakeBack, Template, Value } from '../net/gen/peer.ts'
+import type { ItemsConsumed, Place, Push, TakeBack, Template, Value } from '../net/gen/peer.ts'
 import { ActorHost } from './actor-host.ts'
 import { CallArguments } from './call-arguments.ts'
 import { Executable, FunctionCache } from './executable.ts'
 import { type Call, Lane } from './lane.ts'
 import type { Extras, Stored } from './object-entry.ts'
 import type { Peer } from './peers.ts'
+import type { Pin } from './pins.ts'
 import { RunningTask, runAs, whileBlocked } from './running-task.ts'
 import type { Runtime } from './runtime.ts'
 import { TaskEventBuffer } from './task-event-buffer.ts'
@@ -58,11 +59,25 @@ export class Executor {
   push(peer: Peer, push: Push): void {
     const executable = peer.received.get(push.template)
     if (!executable) throw new BeamlineError('INTERNAL', { what: `${peer.process} pushed a call with the unknown template ${push.template}` })
-    const call: Call = { peer, executable, push, running: undefined, consumed: 0, stopped: false, wake: undefined }
+    const call: Call = { peer, executable, push, pins: this.#prefetch(push), running: undefined, consumed: 0, stopped: false, wake: undefined }
     if (push.lease === 0) return this.#enqueue(this.actor.laneOf(executable.template), call)
     const lane = this.#laneOf(push.lease, peer)
     if (lane.blocked || this.#retiring) this.#giveBack(peer, push.lease, [call], this.#retiring ? 'retiring' : 'blocked')
     else this.#enqueue(lane, call)
+  }
+
+  /** Has large arguments brought here before it is the call's turn. */
+  #prefetch({ storedArgs, resolved }: Push): readonly Pin[] | undefined {
+    let pins: Pin[] | undefined
+    const take = (place: Place | undefined): void => {
+      if (!place) return
+      pins ??= []
+      pins.push(this.#runtime.store.pins.take(place, 'argument'))
+    }
+    take(storedArgs?.place)
+    for (const { value } of resolved) take(value?.place)
+    if (pins) void this.#runtime.store.ready().catch(() => undefined) // reported by the load
+    return pins
   }
 
   #laneOf(lease: number, owner: Peer): Lane {
@@ -89,9 +104,19 @@ export class Executor {
   }
 
   #giveBack(peer: Peer, lease: number, calls: readonly Call[], why: 'asked' | 'blocked' | 'retiring'): void {
-    for (const call of calls) this.#calls.delete(key(call))
+    for (const call of calls) this.#forget(call)
     const tasks = calls.map((call) => call.push.task)
     peer.link.send({ body: { $case: 'takenBack', value: { lease, tasks, blocked: why === 'blocked', retiring: why === 'retiring' } } })
+  }
+
+  #forget(call: Call): void {
+    this.#calls.delete(key(call))
+    this.#unpin(call)
+  }
+
+  #unpin(call: Call): void {
+    for (const pin of call.pins ?? []) pin.release()
+    call.pins = undefined
   }
 
   cancel(peer: Peer, task: number): void {
@@ -139,7 +164,7 @@ export class Executor {
         call.wake?.()
       } else {
         for (const lane of [...this.#lanes.values(), ...this.actor.lanes]) lane.queue.remove((other) => other === call)
-        this.#calls.delete(id)
+        this.#forget(call)
       }
     }
     for (const [id, list] of this.#unreceived) {
@@ -195,7 +220,7 @@ export class Executor {
     const held = new CallArguments(this.#runtime)
     let ready: Promise<unknown> | undefined
     try {
-      ready = held.load(push)
+      ready = call.pins ? runAs(running, () => held.load(push)) : held.load(push)
     } catch (error) {
       return this.#failed(call, held, error)
     }
@@ -209,6 +234,7 @@ export class Executor {
   }
 
   #invoke(call: Call, fn: Function, held: CallArguments): Promise<void> | undefined {
+    if (call.pins) this.#unpin(call) // views of the arguments have pins of their own
     const running = call.running as RunningTask
     let result: unknown
     try {
@@ -318,7 +344,8 @@ export class Executor {
     const cancelled = call.running?.cancelled ?? false
     // What the runtime itself refuses (an argument, a result) is reported as it is; user code's errors are wrapped.
     const own =
-      BeamlineError.is(thrown) && ['NOT_SERIALIZABLE', 'INVALID_ARGUMENT', 'STORE_FULL', 'OBJECT_LOST', 'OWNER_DIED', 'STORE_UNAVAILABLE'].includes(thrown.code)
+      BeamlineError.is(thrown) &&
+      ['NOT_SERIALIZABLE', 'INVALID_ARGUMENT', 'STORE_FULL', 'OBJECT_LOST', 'OWNER_DIED', 'STORE_UNAVAILABLE', 'ENVIRONMENT_INVALID'].includes(thrown.code)
     const error = own ? (thrown as BeamlineError) : taskError(thrown, template.name, this.#runtime.process)
     const retry = !cancelled && (await call.executable.retries(thrown))
     this.#finish(call, { error, retry, cancelled, execMs: this.#elapsed(call) })
@@ -326,7 +353,7 @@ export class Executor {
 
   #finish(call: Call, outcome: { results?: readonly Stored[]; error?: Error; retry?: boolean; cancelled?: boolean; items?: number; execMs: number }): void {
     const { peer, push, executable } = call
-    this.#calls.delete(key(call))
+    this.#forget(call)
     const { results, error, retry = false, cancelled = false, items = 0, execMs } = outcome
     const [only] = results ?? []
     let value: Uint8Array = EMPTY

@@ -3,7 +3,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { BeamlineError } from '../errors.ts'
-import type { GroupState, Resources } from '../net/gen/node.ts'
+import type { GroupState, ProcessMessage, Resources } from '../net/gen/node.ts'
 import type { Runtime } from './runtime.ts'
 import { wireError } from './wire-error.ts'
 
@@ -12,9 +12,11 @@ export type Strategy = 'PACK' | 'SPREAD' | 'STRICT_PACK' | 'STRICT_SPREAD'
 /** One group at one of its users. */
 export interface GroupRecord {
   readonly id: string
-  state: 'PENDING' | 'CREATED' | 'REMOVED'
+  state: 'PENDING' | 'CREATED' | 'RESCHEDULING' | 'REMOVED'
   cause: Error | undefined
   readonly waiting: (() => void)[]
+  /** What was asked for it and not answered yet. */
+  asked: ProcessMessage | undefined
 }
 
 export class Groups {
@@ -26,11 +28,21 @@ export class Groups {
   }
 
   create(bundles: Resources[], strategy: Strategy, name: string, detached: boolean): GroupRecord {
-    const record: GroupRecord = { id: randomBytes(8).toString('hex'), state: 'PENDING', cause: this.#runtime.lost, waiting: [] }
+    const record: GroupRecord = { id: randomBytes(8).toString('hex'), state: 'PENDING', cause: this.#runtime.lost, waiting: [], asked: undefined }
     if (record.cause) record.state = 'REMOVED'
     else this.#groups.set(record.id, record)
-    this.#runtime.sendToNode({ body: { $case: 'groupCreate', value: { group: record.id, name, strategy, bundles, detached } } })
+    this.#ask(record, { body: { $case: 'groupCreate', value: { group: record.id, name, strategy, bundles, detached, selectors: [] } } })
     return record
+  }
+
+  #ask(record: GroupRecord, message: ProcessMessage): void {
+    record.asked = message
+    this.#runtime.sendToNode(message)
+  }
+
+  /** A head is back that may not know what it was asked before. */
+  controlBack(): void {
+    for (const { asked } of this.#groups.values()) if (asked) this.#runtime.sendToNode(asked)
   }
 
   /** Resolves at the next change of the group. */
@@ -39,13 +51,14 @@ export class Groups {
   }
 
   remove(record: GroupRecord): void {
-    this.#runtime.sendToNode({ body: { $case: 'groupRemove', value: { group: record.id } } })
+    this.#ask(record, { body: { $case: 'groupRemove', value: { group: record.id } } })
   }
 
   stateChanged(message: GroupState): void {
     const record = this.#groups.get(message.group)
     if (!record) return
     record.state = message.state as GroupRecord['state']
+    if (record.asked?.body?.$case !== 'groupRemove' || record.state === 'REMOVED') record.asked = undefined
     if (message.cause) record.cause = wireError(message.cause)
     if (record.state === 'REMOVED') this.#groups.delete(record.id)
     for (const resolve of record.waiting.splice(0)) resolve()

@@ -3,6 +3,7 @@ import type { Push } from '../net/gen/peer.ts'
 import { Deque } from './deque.ts'
 import type { Executable } from './executable.ts'
 import type { Peer } from './peers.ts'
+import type { Pin } from './pins.ts'
 import type { RunningTask } from './running-task.ts'
 
 /** A call that arrived. */
@@ -10,6 +11,8 @@ export interface Call {
   readonly peer: Peer
   readonly executable: Executable
   readonly push: Push
+  /** Of its large arguments, from its arrival until they are loaded; undefined when it has none. */
+  pins: readonly Pin[] | undefined
   running: RunningTask | undefined
   /** Items of a stream that its consumer took. */
   consumed: number

@@ -36,9 +36,13 @@ export interface EntryHome {
   dropped(entry: ObjectEntry): void
 }
 
-/** The producer of a pending object, for `cancel` and `explain`. */
+/** What makes a pending object, for `cancel` and `explain`; of a ready one in the store, what could make it again. */
 export interface Producer {
   readonly label: string
+}
+
+export function isSamePlace(a: Place, b: Place): boolean {
+  return a.node === b.node && a.segment === b.segment && a.offset === b.offset
 }
 
 export class ObjectEntry {
@@ -78,6 +82,11 @@ export class ObjectEntry {
     if (--this.holds === 0 && !this.borrowers?.size) this.home.dropped(this)
   }
 
+  /** Somebody here or elsewhere can still reach it. */
+  get isHeld(): boolean {
+    return this.holds > 0 || (this.borrowers !== undefined && this.borrowers.size > 0)
+  }
+
   addBorrower(process: string): void {
     this.borrowers ??= new Map()
     this.borrowers.set(process, (this.borrowers.get(process) ?? 0) + 1)
@@ -103,6 +112,12 @@ export class ObjectEntry {
     if (Array.isArray(waiters)) for (const waiter of waiters) waiter.entryReady(this)
     else waiters.entryReady(this)
     return true
+  }
+
+  /** Makes it pending again: what stood for it is gone, and `producer` shall bring it back. */
+  unsettle(producer: Producer | undefined): void {
+    this.stored = undefined
+    this.producer = producer
   }
 
   /** Only while pending. */

@@ -1,12 +1,13 @@
 /**
- * This process's side of the shared-memory store: writes values into its slabs, maps places for reading, and tells
- * the node where the objects that it owns lie. Loads the native part at the first large object.
+ * This process's side of the shared-memory store: writes values into its slabs, maps pinned objects for reading, and
+ * tells the node where the objects that it owns lie. Loads the native part at the first large object.
  */
 import type { NodeMessage, ProcessMessage, StoredObject, StoredPlace } from '../net/gen/node.ts'
 import type { Place, Ref } from '../net/gen/peer.ts'
 import type { Encoded } from '../objects/codec.ts'
 import { snapshot, write } from '../objects/codec.ts'
 import { BeamlineError } from '../errors.ts'
+import { type PinnedMemory, Pins } from './pins.ts'
 import { wireError } from './wire-error.ts'
 
 type Segments = typeof import('../objects/segments.ts')
@@ -15,10 +16,15 @@ type NodeBody<K extends string> = Extract<NonNullable<NodeMessage['body']>, { $c
 
 export class ObjectStore {
   readonly #send: (message: ProcessMessage) => void
+  /** The objects that this process reads. */
+  readonly pins: Pins
+  /** The node of this process, where its segments are; known once it is attached. */
+  node = ''
   #loading: Promise<Segments> | undefined
   #pool: InstanceType<Segments['SegmentPool']> | undefined
   #mapper: InstanceType<Segments['ObjectMapper']> | undefined
   #requests = new Map<number, { resolve: (granted: Granted) => void; reject: (error: Error) => void }>()
+  #searches = new Map<number, (found: NodeBody<'objectRecovered'> | undefined) => void>()
   #nextRequest = 1
   /** Additions and removals since the last flush, in order: a block may be freed and taken again within one turn. */
   #changes: ({ added: StoredObject } | { freed: StoredPlace })[] = []
@@ -33,9 +39,13 @@ export class ObjectStore {
 
   constructor(send: (message: ProcessMessage) => void) {
     this.#send = send
+    this.pins = new Pins((message) => {
+      this.#flush() // the node must know an object before it hears who reads it
+      send(message)
+    })
   }
 
-  /** Loads the native part; needed before `map` of a place that arrived. */
+  /** Loads the native part; needed before `map`. */
   async ready(): Promise<void> {
     this.#loading ??= import('../objects/segments.ts')
     const { SegmentPool, ObjectMapper } = await this.#loading
@@ -92,18 +102,18 @@ export class ObjectStore {
       throw error
     }
     this.#written.set(`${block.segment}:${block.offset}`, `${object.owner}:${object.object}`)
-    return { path: block.path, segment: block.segment, offset: block.offset, bytes: encoded.byteLength, object, node: '' }
+    return { path: block.path, segment: block.segment, offset: block.offset, bytes: encoded.byteLength, object, node: this.node }
   }
 
-  /** The bytes of a place; `onCollected` runs when no view of them is left. */
-  map(place: Place, onCollected: () => void): Uint8Array {
+  /** The bytes of a pinned object; `onCollected` runs when no view of them is left. */
+  map(memory: PinnedMemory, { object }: Place, onCollected: () => void): Uint8Array {
     try {
-      return this.#mapper!.map(place, onCollected)
+      return this.#mapper!.map(memory, onCollected)
     } catch (error) {
-      const name = `${place.object?.owner}:${place.object?.object}`
+      const name = `${object?.owner}:${object?.object}`
       throw new BeamlineError(
         'OBJECT_LOST',
-        { object: name, reason: `its memory ${place.path} cannot be mapped: ${(error as Error).message}` },
+        { object: name, reason: `its memory ${memory.path} cannot be mapped: ${(error as Error).message}` },
         { cause: error },
       )
     }
@@ -114,6 +124,21 @@ export class ObjectStore {
     this.ownedBytes += place.bytes
     this.#changes.push({ added: { segment: place.segment, offset: place.offset, bytes: place.bytes, object, label, node: place.node } })
     this.#schedule()
+  }
+
+  /** Another copy of an object of this process, which was not found at its place; it is the primary one from now on. */
+  async findCopy(place: Place, object: Ref, label: string): Promise<Place | undefined> {
+    if (this.#failed) return undefined
+    const request = this.#nextRequest++
+    const { bytes, node } = place
+    this.#send({ body: { $case: 'objectRecover', value: { request, object: object.object, lostNode: node, bytes, label } } })
+    const found = await new Promise<NodeBody<'objectRecovered'> | undefined>((resolve) => this.#searches.set(request, resolve))
+    return found && { path: '', segment: found.segment, offset: found.offset, bytes, object, node: found.node }
+  }
+
+  recovered(answer: NodeBody<'objectRecovered'>): void {
+    this.#searches.get(answer.request)?.(answer.node === '' ? undefined : answer)
+    this.#searches.delete(answer.request)
   }
 
   /** The owner needs its object no longer. */
@@ -171,8 +196,11 @@ export class ObjectStore {
   /** The node is gone: nobody grants segments any more. */
   fail(error: Error): void {
     this.#failed = error
+    this.pins.fail(error)
     for (const { reject } of this.#requests.values()) reject(error)
     this.#requests.clear()
+    for (const answer of this.#searches.values()) answer(undefined)
+    this.#searches.clear()
   }
 
   close(): void {

@@ -1,9 +1,14 @@
 /**
  * Links to other processes with user code. One sender per process; a pair that dialled each other at the same moment
  * has two links, and each end keeps sending on the one that it saw first, so that its messages stay in order.
+ *
+ * Between processes of one machine the end of a link is the end of the process. Over a network a broken link is a
+ * suspicion: it waits, and the node is asked about the process, until it is back or the node says that the process is dead.
  */
+import { nodeOf, reach } from '../net/endpoint.ts'
 import { dial, type Link, PEER_SERVICE } from '../net/link.ts'
 import type { PeerMessage } from '../net/gen/peer.ts'
+import type { Tls } from '../net/tls.ts'
 import type { Executable } from './executable.ts'
 import type { CallTemplate } from './task-record.ts'
 
@@ -43,6 +48,10 @@ export class Peer {
   /** Known once it introduced itself, or from the start when this process dialled. */
   process: string
   address: string
+  /** The other end's; "" in a cluster of one. */
+  node: string
+  /** Runs while the link is interrupted. */
+  suspicion: NodeJS.Timeout | undefined = undefined
   /** Templates that the other end knows, by the id that this end gave them. */
   readonly #sent = new WeakMap<CallTemplate, number>()
   #lastId = 0
@@ -55,6 +64,7 @@ export class Peer {
     this.link = link
     this.process = process
     this.address = address
+    this.node = nodeOf(address)
   }
 
   /** The id of a template at the other end; tells it first if need be. */
@@ -102,23 +112,35 @@ export class Peer {
 }
 
 export interface PeerPort {
+  readonly process: string
+  /** Where others reach this process. */
+  readonly address: string
+  /** Its node; "" in a cluster of one. */
+  readonly node: string
   message(peer: Peer, message: PeerMessage): void
+  /** The process is gone. */
   linkLost(process: string): void
+  /** The link to the process is interrupted: is it dead? Asked again while it is. */
+  suspect(process: string, node: string): void
+  isDead(node: string): boolean
 }
 
+const SUSPECT_MS = 1_000
+/** Processes that are remembered as dead. */
+const DEAD_MAX = 10_000
+
 export class Peers {
-  readonly #process: string
-  readonly #address: string
   readonly #token: string
+  readonly #tls: Tls | undefined
   readonly #port: PeerPort
   readonly #byProcess = new Map<string, Peer>()
   readonly #all = new Set<Peer>()
+  readonly #dead = new Set<string>()
   #closing = false
 
-  constructor(process: string, address: string, token: string, port: PeerPort) {
-    this.#process = process
-    this.#address = address
+  constructor(token: string, tls: Tls | undefined, port: PeerPort) {
     this.#token = token
+    this.#tls = tls
     this.#port = port
   }
 
@@ -126,10 +148,13 @@ export class Peers {
   get(process: string, address: string): Peer {
     const known = this.#byProcess.get(process)
     if (known) return known
-    const peer = new Peer(dial(PEER_SERVICE, address, this.#token, true), process, address)
+    const { process: self, address: ownAddress, node } = this.#port
+    const link = dial(PEER_SERVICE, reach(address, node), this.#token, { background: true, tls: this.#tls, to: process })
+    const peer = new Peer(link, process, address)
     this.#byProcess.set(process, peer)
-    peer.link.send({ body: { $case: 'introduce', value: { process: this.#process, address: this.#address, node: '' } } })
+    peer.link.send({ body: { $case: 'introduce', value: { process: self, address: ownAddress, node } } })
     this.#receive(peer)
+    if (this.#dead.has(process) || this.#port.isDead(peer.node)) queueMicrotask(() => link.abort(new Error(`process ${process} is dead`)))
     return peer
   }
 
@@ -143,15 +168,21 @@ export class Peers {
   }
 
   #receive(peer: Peer): void {
+    const { link } = peer
     this.#all.add(peer)
-    peer.link.onMessage((message) => {
-      if (message.body?.$case === 'introduce') {
-        peer.process = message.body.value.process
-        peer.address = message.body.value.address
-        if (!this.#byProcess.has(peer.process)) this.#byProcess.set(peer.process, peer)
-      } else this.#port.message(peer, message)
+    link.onMessage((message) => {
+      if (message.body?.$case === 'introduce') this.#introduced(peer, message.body.value)
+      else this.#port.message(peer, message)
     })
-    peer.link.onClose(() => {
+    link.onInterrupted(() => {
+      if (peer.suspicion !== undefined || peer.process === '') return
+      const ask = (): void => this.#port.suspect(peer.process, peer.node)
+      peer.suspicion = setInterval(ask, SUSPECT_MS).unref()
+      ask()
+    })
+    link.onResumed(() => this.#trust(peer))
+    link.onClose(() => {
+      this.#trust(peer)
       this.#all.delete(peer)
       for (const executable of peer.received.values()) executable.release()
       if (this.#byProcess.get(peer.process) === peer) this.#byProcess.delete(peer.process)
@@ -159,8 +190,39 @@ export class Peers {
     })
   }
 
+  #introduced(peer: Peer, { process, address, node }: { process: string; address: string; node: string }): void {
+    if (this.#dead.has(process) || this.#port.isDead(node)) return peer.link.abort(new Error(`process ${process} was declared dead`))
+    peer.process = process
+    peer.address = address
+    peer.node = node
+    if (!this.#byProcess.has(process)) this.#byProcess.set(process, peer)
+  }
+
+  #trust(peer: Peer): void {
+    clearInterval(peer.suspicion)
+    peer.suspicion = undefined
+  }
+
+  /** The process is dead: its links end, and nothing is heard from it any more. */
+  processDied(process: string, why: string): void {
+    this.#dead.add(process)
+    const [oldest] = this.#dead
+    if (this.#dead.size > DEAD_MAX && oldest !== undefined) this.#dead.delete(oldest)
+    const links = [...this.#all].filter((peer) => peer.process === process)
+    for (const { link } of links) link.abort(new Error(why))
+    if (links.length === 0) this.#port.linkLost(process)
+  }
+
+  /** Processes of that node to which there are links. */
+  at(node: string): string[] {
+    return [...this.#all].filter((peer) => peer.node === node).map(({ process }) => process)
+  }
+
   close(): void {
     this.#closing = true
-    for (const peer of this.#all) peer.link.close()
+    for (const peer of this.#all) {
+      this.#trust(peer)
+      peer.link.close()
+    }
   }
 }

@@ -8,8 +8,9 @@
  *   (`Done`, `ResultReceived`, BorrowRemove) before the owner has confirmed, unless it goes to the owner itself.
  */
 import { BeamlineError } from '../errors.ts'
-import type { PeerMessage, Ref, Value } from '../net/gen/peer.ts'
-import { type EntryHome, ObjectEntry, type Stored, type Waiter } from './object-entry.ts'
+import { nodeOf } from '../net/endpoint.ts'
+import type { PeerMessage, Place, Ref, Value } from '../net/gen/peer.ts'
+import { type EntryHome, isSamePlace, ObjectEntry, type Producer, type Stored, type Waiter } from './object-entry.ts'
 
 /** What the table needs of its process. */
 export interface ReferencePort {
@@ -20,7 +21,15 @@ export interface ReferencePort {
   discard(entry: ObjectEntry, stored: Stored): void
   toWire(stored: Stored): Value
   fromWire(value: Value): Stored
+  /** Nobody holds an entry of this process. True: it stays, as an argument of a call that may have to run again. */
+  staysNeeded(entry: ObjectEntry): boolean
+  /** Somebody waits for an object of this process, which may have to be made again. */
+  wanted(entry: ObjectEntry): void
+  /** The bytes of an object of this process are not at that place. */
+  bytesLost(entry: ObjectEntry, place: Place): void
 }
+
+const FETCH: Producer = { label: 'fetch' }
 
 const LOST = (object: string, reason: string): BeamlineError => new BeamlineError('OBJECT_LOST', { object, reason })
 
@@ -140,12 +149,29 @@ export class References implements EntryHome {
     for (const action of actions) action()
   }
 
-  /** Asks the owner for a borrowed object that somebody waits for. */
+  /** Somebody waits for the object: asks its owner, or has it made again when this process is that. */
   want(entry: ObjectEntry): void {
-    if (entry.owner === undefined || entry.stored || entry.producer) return
-    entry.producer = { label: 'fetch' }
+    if (entry.owner === undefined) this.#port.wanted(entry)
+    else if (!entry.stored && !entry.producer) this.#request(entry, entry.owner, undefined)
+  }
+
+  #request(entry: ObjectEntry, owner: string, lost: Place | undefined): void {
+    entry.producer = FETCH
     if (this.#newBorrows.size > 0) this.#flushBorrows()
-    this.#port.send(entry.owner, entry.ownerAddress ?? '', { body: { $case: 'objectRequest', value: { objects: [entry.number], lost: undefined } } })
+    this.#port.send(owner, entry.ownerAddress ?? '', { body: { $case: 'objectRequest', value: { objects: [entry.number], lost } } })
+  }
+
+  /** A reader found no bytes at the place: the entry is pending until the owner has said where they are now, or why they are nowhere. */
+  lost(entry: ObjectEntry, place: Place): void {
+    if (entry.owner === undefined) return this.#port.bytesLost(entry, place)
+    const { stored } = entry
+    if (stored ? stored.kind !== 'place' || !isSamePlace(stored.place, place) : entry.producer !== undefined) return // news came, or are on their way
+    if (stored) {
+      entry.unsettle(undefined)
+      this.#port.discard(entry, stored)
+    }
+    if (this.#borrowed.get(entry.owner)?.get(entry.number) === entry) this.#request(entry, entry.owner, place)
+    else entry.settle({ kind: 'error', error: this.#ownerDied(entry, '') })
   }
 
   objectArrived(owner: string, number: number, value: Value): void {
@@ -158,6 +184,7 @@ export class References implements EntryHome {
   dropped(entry: ObjectEntry): void {
     const { owner } = entry
     if (owner === undefined) {
+      if (this.#port.staysNeeded(entry)) return
       if (entry.shared) this.#shared.delete(entry.number)
       this.owned--
     } else {
@@ -175,6 +202,21 @@ export class References implements EntryHome {
 
   // ---------------------------------------------------------------- as owner
 
+  /** An object of this process by its number; undefined when nobody else ever knew it, or nobody holds it. */
+  find(number: number): ObjectEntry | undefined {
+    return this.#shared.get(number)
+  }
+
+  /** Owners at that node of what this process borrows. */
+  ownersAt(node: string): string[] {
+    const owners: string[] = []
+    for (const [owner, entries] of this.#borrowed) {
+      const [any] = entries.values()
+      if (any && nodeOf(any.ownerAddress ?? '') === node) owners.push(owner)
+    }
+    return owners
+  }
+
   borrowAdded(process: string, numbers: readonly number[]): void {
     for (const number of numbers) this.#shared.get(number)?.addBorrower(process)
   }
@@ -183,14 +225,18 @@ export class References implements EntryHome {
     for (const number of numbers) this.#shared.get(number)?.removeBorrower(process)
   }
 
-  /** Sends each requested object when it is ready. */
-  objectsRequested(numbers: readonly number[], reply: (number: number, value: Value) => void): void {
+  /** Sends each requested object when it is ready. `lost`: the asker did not find it at that place. */
+  objectsRequested(numbers: readonly number[], lost: Place | undefined, reply: (number: number, value: Value) => void): void {
     for (const number of numbers) {
       const entry = this.#shared.get(number)
       if (!entry) {
         const error = LOST(`${this.#port.process}:${number}`, 'its owner released it')
         reply(number, this.#port.toWire({ kind: 'error', error }))
-      } else if (entry.stored) reply(number, this.#port.toWire(entry.stored))
+        continue
+      }
+      if (lost) this.#port.bytesLost(entry, lost)
+      this.#port.wanted(entry)
+      if (entry.stored) reply(number, this.#port.toWire(entry.stored))
       else {
         const waiter: Waiter = { entryReady: (ready) => reply(number, this.#port.toWire(ready.stored as Stored)) }
         entry.addWaiter(waiter)
@@ -198,16 +244,19 @@ export class References implements EntryHome {
     }
   }
 
+  #ownerDied(entry: ObjectEntry, why: string): BeamlineError {
+    return new BeamlineError('OWNER_DIED', { object: this.name(entry), owner: entry.owner as string, why })
+  }
+
   /** A process is gone: what it borrowed is let go, what it owned and was not here yet is lost. */
-  processLost(process: string): void {
+  processLost(process: string, why: string = ''): void {
     for (const entry of [...this.#shared.values()]) entry.removeBorrower(process, true)
     const entries = this.#borrowed.get(process)
     this.#borrowed.delete(process)
     this.#newBorrows.delete(process)
     this.#unconfirmed.delete(process)
     for (const entry of entries?.values() ?? []) {
-      if (entry.stored) continue
-      entry.settle({ kind: 'error', error: new BeamlineError('OWNER_DIED', { object: this.name(entry), owner: process }) })
+      if (!entry.stored) entry.settle({ kind: 'error', error: this.#ownerDied(entry, why) })
     }
     this.#releaseBarrier()
   }

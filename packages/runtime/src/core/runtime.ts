@@ -10,13 +10,28 @@ import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import { ship } from '../functions/index.ts'
 import { LIMITS } from '../limits.ts'
+import { formatEndpoint } from '../net/endpoint.ts'
 import { dial, type Link, listen, NODE_SERVICE, type Server } from '../net/link.ts'
-import type { JobConfig, LogLines, NodeMessage, ProcessMessage, Query, Welcome, WorkerLost } from '../net/gen/node.ts'
-import type { PeerMessage, Value } from '../net/gen/peer.ts'
+import type {
+  Failure,
+  JobConfig,
+  LogLines,
+  NodeLost,
+  NodeMessage,
+  ObjectsMoved,
+  PackageStored,
+  ProcessMessage,
+  Query,
+  Welcome,
+  WorkerLost,
+} from '../net/gen/node.ts'
+import type { PeerMessage, Place, Value } from '../net/gen/peer.ts'
+import type { Tls } from '../net/tls.ts'
 import { Actors } from './actors.ts'
 import { Executor } from './executor.ts'
 import { Groups } from './groups.ts'
 import { KeepAlive } from './keep-alive.ts'
+import { Lineage, Unrepeatable } from './lineage.ts'
 import type { Extras, ObjectEntry, Stored } from './object-entry.ts'
 import { ObjectStore } from './object-store.ts'
 import { type Peer, type PeerPort, Peers, whenCollected } from './peers.ts'
@@ -29,13 +44,16 @@ import { Values } from './values.ts'
 import { wireError } from './wire-error.ts'
 
 const log = debug('core')
+const PUT = 'put() stored it, and only results of tasks can be made again: put it again, or make it in a task'
 
 export interface AttachOptions {
   readonly kind: 'driver' | 'worker'
   readonly process: string
-  /** Where this process listens: `unix:/…`. */
+  /** Where this process listens for others of its machine: `unix:/…`. */
   readonly address: string
   readonly nodeAddress: string
+  /** Where it listens for those of other machines; undefined in a cluster of one. */
+  readonly network?: { readonly node: string; readonly host: string; readonly tls: Tls | undefined } | undefined
   readonly token: string
   /** Drivers only. */
   readonly job: JobConfig | undefined
@@ -50,6 +68,7 @@ export interface RuntimeEvents {
   exit: [string]
   terminate: [string]
   logLines: [LogLines]
+  packageStored: [PackageStored]
   warning: [string]
   /** The connection to the node is gone, with the reason; undefined when this process ended it. */
   closed: [Error | undefined]
@@ -58,13 +77,17 @@ export interface RuntimeEvents {
 export class Runtime implements ReferencePort, PeerPort {
   readonly kind: 'driver' | 'worker'
   readonly process: string
-  readonly address: string
+  /** How others reach this process. */
+  address: string
+  /** The node of this process; "" in a cluster of one. */
+  readonly node: string
   readonly kinds: ExternalKinds
   readonly references: References
   readonly store: ObjectStore
   readonly values: Values
   readonly peers: Peers
   readonly submitter: Submitter
+  readonly lineage: Lineage
   readonly actors: Actors
   readonly groups: Groups
   readonly executor: Executor
@@ -81,6 +104,10 @@ export class Runtime implements ReferencePort, PeerPort {
   /** Set once the node is gone. */
   lost: Error | undefined
   readonly #reported = new Map<string, WorkerLost>()
+  /** Nodes that are gone, and why. */
+  readonly #lostNodes = new Map<string, string>()
+  /** Processes that were just declared dead. */
+  readonly #whyLost = new Map<string, string>()
   /** Namespace of named actors in this process. */
   namespace = ''
   #queries = new Map<number, (json: string) => void>()
@@ -93,13 +120,30 @@ export class Runtime implements ReferencePort, PeerPort {
     this.kinds = options.kinds
     this.references = new References(this)
     this.store = new ObjectStore((message) => this.sendToNode(message))
-    this.values = new Values(this.references, this.store, options.kinds)
-    this.peers = new Peers(options.process, options.address, options.token, this)
+    this.values = new Values(this.references, this.store, options.kinds, (entry, lost) => {
+      this.references.lost(entry, lost)
+      return this.ready(entry)
+    })
+    this.node = options.network?.node ?? ''
+    this.peers = new Peers(options.token, options.network?.tls, this)
     this.submitter = new Submitter(this)
+    this.lineage = new Lineage(
+      {
+        findCopy: (entry, place) =>
+          void this.store.findCopy(place, this.references.toRef(entry), entry.producer?.label ?? '').then((found) => this.lineage.copyFound(entry, found)),
+        own: (place, entry, label) => this.store.own(place, entry.number, label),
+        rerun: (record) => this.submitter.rerun(record),
+        discard: (entry, stored) => this.discard(entry, stored),
+        borrowAgain: (entry) => this.references.borrow(this.references.toRef(entry)),
+        whyDead: (node) => this.#lostNodes.get(node),
+        name: (entry) => this.references.name(entry),
+      },
+      LIMITS.lineageBytesMax,
+    )
     this.actors = new Actors(this)
     this.groups = new Groups(this)
     this.executor = new Executor(this)
-    this.#node = dial(NODE_SERVICE, options.nodeAddress, options.token, true)
+    this.#node = dial(NODE_SERVICE, options.nodeAddress, options.token, { background: true })
   }
 
   /** Joins the node at `nodeAddress`. */
@@ -110,6 +154,7 @@ export class Runtime implements ReferencePort, PeerPort {
       runtime.#node.onMessage((message) => {
         if (message.body?.$case === 'welcome') {
           runtime.#welcome = message.body.value
+          runtime.store.node = message.body.value.node
           resolve(message.body.value)
         } else runtime.#nodeMessage(message)
       })
@@ -119,9 +164,13 @@ export class Runtime implements ReferencePort, PeerPort {
       })
     })
     welcomed.catch(() => undefined)
-    runtime.#server = await listen(options.address, options.token, { peer: (link) => runtime.peers.accept(link) }, true)
-    const { process: id, kind, address, job } = options
-    runtime.sendToNode({ body: { $case: 'hello', value: { process: id, kind, pid: process.pid, address, job } } })
+    const { process: id, kind, job, network } = options
+    const addresses = network ? [options.address, `${network.host}:0`] : [options.address]
+    const handlers = { peer: (link: Link<PeerMessage, PeerMessage>) => runtime.peers.accept(link) }
+    runtime.#server = await listen(addresses, options.token, handlers, { background: true, tls: network?.tls, identity: id })
+    const [unix = '', tcp = ''] = runtime.#server.addresses
+    runtime.address = formatEndpoint({ unix, node: runtime.node, tcp })
+    runtime.sendToNode({ body: { $case: 'hello', value: { process: id, kind, pid: process.pid, address: runtime.address, job } } })
     await runtime.keepAlive.during(welcomed)
     if (job) runtime.namespace = job.namespace
     return runtime
@@ -161,12 +210,25 @@ export class Runtime implements ReferencePort, PeerPort {
     if (stored.kind === 'place' && entry.owner === undefined) this.store.disown(stored.place)
   }
 
+  staysNeeded(entry: ObjectEntry): boolean {
+    return this.lineage.dropped(entry)
+  }
+
+  wanted(entry: ObjectEntry): void {
+    this.lineage.want(entry)
+  }
+
+  bytesLost(entry: ObjectEntry, place: Place): void {
+    this.lineage.lost(entry, place)
+  }
+
   /** Stores a value as an object of this process; the entry is held for the caller. Synchronous unless it is large. */
   storeOwned(value: unknown, what: string, label: string, inlineMax?: number): ObjectEntry | Promise<ObjectEntry> {
     const entry = this.references.create().hold()
     const settle = (stored: Stored): ObjectEntry => {
       if (stored.kind === 'place') this.store.own(stored.place, entry.number, label)
       entry.settle(stored)
+      if (stored.kind === 'place') entry.producer = new Unrepeatable(label, PUT)
       return entry
     }
     try {
@@ -213,7 +275,7 @@ export class Runtime implements ReferencePort, PeerPort {
       case 'takenBack':
         return this.submitter.takenBack(body.value)
       case 'objectRequest':
-        return this.references.objectsRequested(body.value.objects, (object, value) =>
+        return this.references.objectsRequested(body.value.objects, body.value.lost, (object, value) =>
           peer.link.send({ body: { $case: 'objectReply', value: { object, value } } }),
         )
       case 'objectReply':
@@ -261,6 +323,18 @@ export class Runtime implements ReferencePort, PeerPort {
         return this.store.granted(body.value)
       case 'blocksFreed':
         return this.store.blocksFreed(body.value)
+      case 'objectPinned':
+        return this.store.pins.pinned(body.value)
+      case 'objectRecovered':
+        return this.store.recovered(body.value)
+      case 'objectsMoved':
+        return this.#objectsMoved(body.value)
+      case 'processLost':
+        return this.#processLost(body.value.process, body.value.cause)
+      case 'nodeLost':
+        return this.#nodeDied(body.value)
+      case 'controlLost':
+        return this.#controlLost(body.value.lost)
       case 'releaseMemory':
         void this.#releaseMemory()
         return
@@ -272,6 +346,9 @@ export class Runtime implements ReferencePort, PeerPort {
       }
       case 'logLines':
         this.events.emit('logLines', body.value)
+        return
+      case 'packageStored':
+        this.events.emit('packageStored', body.value)
         return
       case 'query':
         void this.#answer(body.value)
@@ -309,10 +386,11 @@ export class Runtime implements ReferencePort, PeerPort {
   /** @param query - `owned` is asked of an idle worker that may end: it must not live for references that nobody has any more */
   async #answer({ request, what, limit }: Query): Promise<void> {
     if (what === 'owned' && this.references.owned > 0) await this.#collect()
-    this.sendToNode({ body: { $case: 'queryReply', value: { request, json: JSON.stringify(this.report(limit)) } } })
+    this.sendToNode({ body: { $case: 'queryReply', value: { request, json: JSON.stringify(this.report(limit)), silent: [] } } })
   }
 
   async #releaseMemory(): Promise<void> {
+    this.lineage.releaseStored()
     await this.#collect()
     this.store.releaseEmpty()
   }
@@ -325,7 +403,52 @@ export class Runtime implements ReferencePort, PeerPort {
     await nextTurn()
   }
 
+  /** The node of these objects drains: they lie elsewhere now. */
+  #objectsMoved({ objects, from }: ObjectsMoved): void {
+    for (const { segment, offset, bytes, object, node, label } of objects) {
+      const entry = this.references.find(object)
+      const place: Place = { path: '', segment, offset, bytes, object: { owner: this.process, address: this.address, object }, node }
+      const { stored } = entry ?? {}
+      if (entry && stored?.kind === 'place' && stored.place.node === from) entry.stored = { ...stored, place }
+      else {
+        this.store.own(place, object, label)
+        this.store.disown(place)
+      }
+    }
+  }
+
   // ---------------------------------------------------------------- losses
+
+  isDead(node: string): boolean {
+    return this.#lostNodes.has(node)
+  }
+
+  suspect(process: string, node: string): void {
+    this.sendToNode({ body: { $case: 'processSuspect', value: { process, node } } })
+  }
+
+  #processLost(process: string, cause: Failure | undefined): void {
+    const why = cause ? wireError(cause).message : 'its node says that it is dead'
+    log(() => `process ${process} lost: ${why}`)
+    this.#whyLost.set(process, why)
+    this.peers.processDied(process, why)
+  }
+
+  /** A node is gone with all that was on it. What lay in its store is looked for when somebody needs it. */
+  #nodeDied({ node, number, cause }: NodeLost): void {
+    const why = cause ? wireError(cause).message : 'it is gone'
+    log(() => `node ${node} lost: ${why}`)
+    this.#lostNodes.set(node, why)
+    this.submitter.nodeLost(number, node, why)
+    for (const process of new Set([...this.peers.at(node), ...this.references.ownersAt(node)])) this.#processLost(process, cause)
+  }
+
+  #controlLost(lost: boolean): void {
+    if (lost) return // requests wait
+    this.actors.controlBack()
+    this.groups.controlBack()
+    this.executor.actor.controlBack()
+  }
 
   #workerLost(message: WorkerLost): void {
     log(() => `worker ${message.worker} lost: ${message.cause?.code} ${message.cause?.detailsJson}`)
@@ -338,7 +461,8 @@ export class Runtime implements ReferencePort, PeerPort {
 
   /** A link to another process closed. */
   linkLost(process: string): void {
-    this.references.processLost(process)
+    this.references.processLost(process, this.#whyLost.get(process))
+    this.#whyLost.delete(process)
     this.executor.ownerLost(process)
     if (this.#reported.delete(process)) return
     // The node knows why, and says so in a moment.
@@ -388,7 +512,7 @@ export class Runtime implements ReferencePort, PeerPort {
     if (!this.lost) {
       const closed = once(this.events, 'closed')
       // A node that stops closes the link when all its workers are gone and what they printed is here.
-      if (shutdown) this.sendToNode({ body: { $case: 'shutdown', value: { reason } } })
+      if (shutdown) this.sendToNode({ body: { $case: 'shutdown', value: { reason, cluster: false } } })
       else this.#node.close()
       const late = new Promise((resolve) => setTimeout(resolve, LIMITS.shutdownMs).unref())
       await this.keepAlive.during(Promise.race([closed, late]))

@@ -31,6 +31,8 @@ export interface ShapePort {
   takeBack(lease: Lease, count: number): void
   demand(queue: ShapeQueue, wanted: number, backlog: number): void
   returnLease(lease: Lease, retire: boolean): void
+  /** An argument of the record was lost while it was queued. */
+  notReady(record: TaskRecord): void
   /** The record is no longer at a worker. */
   left(record: TaskRecord): void
   /** Calls `pump` in about `ms`, or earlier. */
@@ -104,6 +106,10 @@ export class ShapeQueue {
       const record = this.queue.shift()
       if (!record) return
       if (record.phase !== 'queued') continue
+      if (record.dependencies.length > 0 && record.lacksArgument) {
+        this.#port.notReady(record)
+        continue
+      }
       record.phase = 'pushed'
       record.atWorker = true
       record.lease = lease

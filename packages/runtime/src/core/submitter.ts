@@ -12,7 +12,8 @@ import type { Done, Item, Push, TakenBack, Value } from '../net/gen/peer.ts'
 import { encodeInline } from '../objects/codec.ts'
 import type { ActorClient } from './actors.ts'
 import { ItemStream, STREAM_ITEMS_MAX } from './item-stream.ts'
-import type { ObjectEntry, Stored } from './object-entry.ts'
+import { extrasOf } from './lineage.ts'
+import { ObjectEntry, type Stored } from './object-entry.ts'
 import type { Peer } from './peers.ts'
 import type { Runtime } from './runtime.ts'
 import { runningTask } from './running-task.ts'
@@ -22,6 +23,8 @@ import { fromInline } from './values.ts'
 import { decodeError, wireError } from './wire-error.ts'
 
 const EMPTY = new Uint8Array(0)
+/** Lease ids are unique in the cluster: the number of their node times this, and a count. */
+const LEASES_PER_NODE = 2 ** 32
 const NO_ENTRIES: readonly ObjectEntry[] = []
 const NO_DEPENDENCIES: readonly Dependency[] = []
 const log = debug('core')
@@ -120,7 +123,7 @@ export class Submitter implements ShapePort {
         },
         (error: unknown) => {
           record.storedArgs = undefined
-          this.finish(record, () => record.fail(error as Error))
+          this.fail(record, error as Error)
           this.#runtime.actors.ready(record)
         },
       )
@@ -151,18 +154,16 @@ export class Submitter implements ShapePort {
 
   #start(record: TaskRecord): void {
     if (record.phase === 'done') return
-    if (this.#lost) {
-      this.finish(record, () => record.fail(this.#lost as Error))
-      return
-    }
+    if (this.#lost) return this.fail(record, this.#lost)
     record.phase = 'waiting'
+    for (const { entry } of record.dependencies) this.#runtime.references.want(entry)
     record.awaitDependencies(this.#dependenciesReady)
   }
 
   readonly #dependenciesReady = (record: TaskRecord): void => {
     const failed = record.failedDependency()
     if (failed) {
-      this.finish(record, () => record.fail(failed))
+      this.fail(record, failed)
       this.#runtime.actors.ready(record)
     } else if (record.queue) {
       record.queue.enqueue(record)
@@ -185,14 +186,21 @@ export class Submitter implements ShapePort {
     })
   }
 
-  /** Ends a call: `settle` makes its outputs ready, then what it held is let go. */
-  finish(record: TaskRecord, settle: () => void): void {
+  /** Ends a call with an error in place of its results. */
+  fail(record: TaskRecord, error: Error): void {
+    this.#finish(record, error, () => record.fail(record.rebuilding ? this.#runtime.lineage.rerunFailed(record, error) : error))
+  }
+
+  /** Ends a call: `settle` makes its outputs ready, then what it held is let go, or kept for when they are lost. */
+  #finish(record: TaskRecord, error: Error | undefined, settle: () => void): void {
     if (record.phase === 'done') return
     record.phase = 'done'
     if (!record.stream) this.#runtime.keepAlive.done()
     clearTimeout(record.timer)
     settle()
     if (!record.atWorker) this.#release(record)
+    if (record.kept) this.#runtime.lineage.ended(record, error)
+    else record.rebuilding = false
   }
 
   /** The record is no longer at a worker, which may have been reading its arguments until now. */
@@ -202,9 +210,32 @@ export class Submitter implements ShapePort {
   }
 
   #release(record: TaskRecord): void {
+    record.keeps?.unhold()
+    record.keeps = undefined
+    if (record.kept && this.#runtime.lineage.shelve(record)) return
     for (const { entry } of record.dependencies) entry.unhold()
     if (!(record.storedArgs instanceof Promise)) record.storedArgs?.unhold()
-    record.keeps?.unhold()
+  }
+
+  /** Runs a finished call again, whose results were lost. Returns why it cannot. */
+  rerun(record: TaskRecord): string | undefined {
+    if (this.#lost) return this.#lost.message
+    if (!record.queue) {
+      const why = this.#runtime.actors.enqueueAgain(record)
+      if (why !== undefined) return why
+    }
+    if (!record.stream) this.#runtime.keepAlive.add()
+    record.attempt++
+    record.firstAttempt = record.attempt
+    record.lease = undefined
+    record.phase = 'waiting'
+    this.#start(record)
+    return undefined
+  }
+
+  /** An argument was lost after the call was ready: it waits again. */
+  notReady(record: TaskRecord): void {
+    this.#start(record)
   }
 
   // ---------------------------------------------------------------- the port of the queues
@@ -228,7 +259,9 @@ export class Submitter implements ShapePort {
     const storedArgs = record.storedArgs && values.toWire((record.storedArgs as ObjectEntry).stored as Stored)
     const push: Push = { template, task: record.number, lease, args: record.args, storedArgs, resolved, attempt: record.attempt }
     peer.link.send({ body: { $case: 'push', value: push } })
-    record.stream?.started()
+    // All items are made again; those that are not lost are dropped as they come.
+    if (record.rebuilding && record.stream) this.#itemsConsumed(record, STREAM_ITEMS_MAX, false)
+    else record.stream?.started()
   }
 
   takeBack(lease: Lease, count: number): void {
@@ -238,7 +271,7 @@ export class Submitter implements ShapePort {
   demand(queue: ShapeQueue, wanted: number, backlog: number): void {
     const known = this.#shapes.get(queue)
     if (!known) return
-    this.#runtime.sendToNode({ body: { $case: 'leaseDemand', value: { key: queue.key, shape: known.shape, wanted, backlog, label: known.label } } })
+    this.#runtime.sendToNode({ body: { $case: 'leaseDemand', value: { key: queue.key, shape: known.shape, wanted, backlog, label: known.label, seen: 0 } } })
   }
 
   returnLease(lease: Lease, retire: boolean): void {
@@ -281,7 +314,7 @@ export class Submitter implements ShapePort {
   infeasible(key: number, error: Error): void {
     const queue = this.#queues[key]
     if (!queue) return
-    for (const record of queue.queue.remove(() => true)) this.finish(record, () => record.fail(error))
+    for (const record of queue.queue.remove(() => true)) this.fail(record, error)
     queue.pump()
   }
 
@@ -292,6 +325,16 @@ export class Submitter implements ShapePort {
       this.#leases.delete(id)
       const ran = queue.lost(lease)
       if (ran) this.#attemptFailed(ran, this.lossError(cause, ran.template.name, worker))
+    }
+  }
+
+  /** A node is gone, with all workers on it. Leases are numbered by node. */
+  nodeLost(number: number, node: string, reason: string): void {
+    for (const [id, { lease, queue }] of this.#leases) {
+      if (Math.floor(id / LEASES_PER_NODE) !== number) continue
+      this.#leases.delete(id)
+      const ran = queue.lost(lease)
+      if (ran) this.#attemptFailed(ran, new BeamlineError('NODE_LOST', { task: ran.template.name, node, reason }))
     }
   }
 
@@ -321,24 +364,21 @@ export class Submitter implements ShapePort {
   completed(peer: Peer, record: TaskRecord, message: Done): void {
     const failure = message.values[0]?.error
     if (record.phase === 'done') {
-      for (const value of message.values) this.#dismiss(peer, value)
+      for (const value of message.values) this.#dismiss(value)
       this.#confirm(peer, record, message)
       return
     }
-    if (message.cancelled) {
-      this.finish(record, () => record.fail(new BeamlineError('CANCELLED', { task: record.template.name, reason: 'its worker dropped it' })))
-      return
-    }
+    if (message.cancelled) return this.fail(record, new BeamlineError('CANCELLED', { task: record.template.name, reason: 'its worker dropped it' }))
     if (failure && failure.length > 0) {
       const error = decodeError(failure)
       if (message.retry && this.#mayRetry(record)) this.#retry(record)
-      else this.finish(record, () => record.fail(error))
+      else this.fail(record, error)
       return
     }
-    this.finish(record, () => {
+    this.#finish(record, undefined, () => {
       if (record.stream) record.stream.end(message.items)
-      else if (message.values.length === 0) this.settle(record.outputs[0] as ObjectEntry, fromInline(message.value), record.template.name)
-      else message.values.forEach((value, i) => this.settle(record.outputs[i] as ObjectEntry, this.#runtime.values.fromWire(value), record.template.name))
+      else if (message.values.length === 0) this.#settle(record, record.outputs[0] as ObjectEntry, fromInline(message.value))
+      else message.values.forEach((value, i) => this.#settle(record, record.outputs[i] as ObjectEntry, this.#runtime.values.fromWire(value)))
     })
     this.#confirm(peer, record, message)
   }
@@ -349,19 +389,26 @@ export class Submitter implements ShapePort {
     this.#runtime.references.whenBorrowed(peer.process, () => peer.link.send({ body: { $case: 'resultReceived', value: { task: message.task } } }))
   }
 
-  #dismiss(_peer: Peer, value: Value): void {
-    const entry = this.#runtime.references.create()
-    this.settle(entry, this.#runtime.values.fromWire(value), 'dismissed')
+  /** A value that nobody wants: what came with it is let go. */
+  #dismiss(value: Value): void {
+    const { references, store, values } = this.#runtime
+    const stored = values.fromWire(value)
+    if (stored.kind === 'place') store.own(stored.place, stored.place.object?.object ?? 0, 'dismissed')
+    this.#runtime.discard(new ObjectEntry(0, references), stored)
   }
 
   /** Makes an owned entry ready with what arrived; lets it go at once when nobody holds it any more. */
-  settle(entry: ObjectEntry | undefined, stored: Stored, label: string): void {
-    if (!entry) return
+  #settle(record: TaskRecord, entry: ObjectEntry, stored: Stored): void {
+    const { lineage, references, store } = this.#runtime
+    const isWanted = entry.stored === undefined && (entry.isHeld || lineage.needs(entry))
     if (stored.kind === 'place') {
-      this.#runtime.references.toRef(entry)
-      this.#runtime.store.own(stored.place, entry.number, label)
+      if (isWanted) references.toRef(entry)
+      store.own(stored.place, entry.number, record.template.name)
     }
-    if (!entry.settle(stored) || (entry.holds === 0 && !entry.borrowers?.size)) this.#runtime.discard(entry, stored)
+    entry.settle(stored)
+    if (!isWanted) return this.#runtime.discard(entry, stored)
+    if (stored.kind === 'place' || extrasOf(stored)) lineage.made(record, entry)
+    if (!entry.isHeld) lineage.dropped(entry)
   }
 
   takenBack(message: TakenBack): void {
@@ -375,13 +422,15 @@ export class Submitter implements ShapePort {
     const held = this.#heldBy(peer.process, message.task)
     const record = held?.lease.inFlight.get(message.task) ?? this.#runtime.actors.inFlight(message.task)
     if (!message.value) return
-    if (!record?.stream?.accepts(message.index)) {
-      this.#dismiss(peer, message.value)
-      return
+    const number = message.task + 1 + message.index
+    const lost = record?.rebuilding ? record.kept?.results.get(number) : undefined
+    if (record && lost && lost.stored === undefined) this.#settle(record, lost, this.#runtime.values.fromWire(message.value))
+    else if (!record?.stream?.accepts(message.index)) this.#dismiss(message.value)
+    else {
+      const entry = this.#runtime.references.create(number)
+      record.stream.add(message.index, entry)
+      this.#settle(record, entry, this.#runtime.values.fromWire(message.value))
     }
-    const entry = this.#runtime.references.create(message.task + 1 + message.index)
-    record.stream.add(message.index, entry)
-    this.settle(entry, this.#runtime.values.fromWire(message.value), record.template.name)
   }
 
   #itemsConsumed(record: TaskRecord, count: number, stop: boolean): void {
@@ -400,18 +449,18 @@ export class Submitter implements ShapePort {
 
   #mayRetry(record: TaskRecord): boolean {
     const { maxRetries } = record.template
-    return maxRetries < 0 || record.attempt < maxRetries
+    return maxRetries < 0 || record.attempt - record.firstAttempt < maxRetries
   }
 
   #attemptFailed(record: TaskRecord, error: BeamlineError): void {
     if (record.phase === 'done') return
     clearTimeout(record.timer)
     if (error.retry && this.#mayRetry(record)) this.#retry(record)
-    else this.finish(record, () => record.fail(error))
+    else this.fail(record, error)
   }
 
   #retry(record: TaskRecord): void {
-    const delay = Math.min(LIMITS.retryDelayMs * 2 ** record.attempt, LIMITS.retryDelayMaxMs)
+    const delay = Math.min(LIMITS.retryDelayMs * 2 ** (record.attempt - record.firstAttempt), LIMITS.retryDelayMaxMs)
     record.attempt++
     record.phase = 'delayed'
     record.lease = undefined
@@ -428,7 +477,7 @@ export class Submitter implements ShapePort {
   /** Results fail at once; the worker is told, and killed when it does not let go in time (or at once, by force). */
   #stop(record: TaskRecord, error: BeamlineError, killLater: boolean): void {
     const { lease } = record
-    this.finish(record, () => record.fail(error))
+    this.fail(record, error)
     if (!lease) return
     this.#sendCancel(lease.worker, lease.address, record.number)
     if (!killLater) return
@@ -453,7 +502,7 @@ export class Submitter implements ShapePort {
     if (phase === 'waiting') for (const { entry } of record.dependencies) if (!entry.stored) entry.removeWaiter(record)
     if (phase === 'pushed' && !lease) {
       const worker = this.#runtime.actors.workerOf(record)
-      this.finish(record, () => record.fail(error))
+      this.fail(record, error)
       if (worker) this.#sendCancel(worker.worker, worker.address, record.number)
       return
     }
@@ -473,7 +522,7 @@ export class Submitter implements ShapePort {
   failAll(error: Error): void {
     this.#lost = error
     for (const { timer } of this.#wakes.values()) clearTimeout(timer)
-    for (const queue of this.#queues) for (const record of queue.drain()) this.finish(record, () => record.fail(error))
+    for (const queue of this.#queues) for (const record of queue.drain()) this.fail(record, error)
     this.#leases.clear()
   }
 

@@ -5,6 +5,7 @@ import type { BeamlineError } from '../errors.ts'
 import type { Value } from '../net/gen/peer.ts'
 import type { ObjectEntry, Producer, Waiter } from './object-entry.ts'
 import type { ItemStream } from './item-stream.ts'
+import type { Kept } from './lineage.ts'
 import type { Lease, ShapeQueue } from './shape-queue.ts'
 
 /** What all calls of one function or method with one set of options share. */
@@ -44,12 +45,18 @@ export class TaskRecord implements Producer, Waiter {
   readonly args: Uint8Array
   /** Arguments that are large or hold references; `args` is empty then. */
   storedArgs: ObjectEntry | Promise<ObjectEntry> | undefined
-  readonly dependencies: readonly Dependency[]
+  dependencies: readonly Dependency[]
   /** Undefined for actor calls. */
-  readonly queue: ShapeQueue | undefined
+  queue: ShapeQueue | undefined
   phase: TaskPhase = 'waiting'
   waitingFor = 0
   attempt = 0
+  /** Its attempt with which the run began that it is in: each run has all its retries. */
+  firstAttempt = 0
+  /** Set while results of it that could be lost are needed. */
+  kept: Kept | undefined = undefined
+  /** It runs again, to bring lost results back. */
+  rebuilding = false
   lease: Lease | undefined = undefined
   pushedAt = 0
   timer: NodeJS.Timeout | undefined = undefined
@@ -97,6 +104,11 @@ export class TaskRecord implements Producer, Waiter {
 
   entryReady(): void {
     if (--this.waitingFor === 0 && this.phase === 'waiting') this.#whenReady?.(this)
+  }
+
+  /** An argument that was ready is lost. */
+  get lacksArgument(): boolean {
+    return this.dependencies.some(({ entry }) => entry.stored === undefined)
   }
 
   /** The first dependency that failed, which is this call's failure too. */

@@ -6,18 +6,22 @@ import { BeamlineError } from '../errors.ts'
 import { load, type ShippedFunction, ship } from '../functions/index.ts'
 import { REMOTE } from '../functions/remote-handles.ts'
 import { LIMITS } from '../limits.ts'
-import type { Ref, Shipped, Value } from '../net/gen/peer.ts'
+import type { Place, Ref, Shipped, Value } from '../net/gen/peer.ts'
 import { decode, encode, encodeInline, write } from '../objects/codec.ts'
 import type { ExternalKinds } from './external.ts'
 import type { Extras, HeldHandle, ObjectEntry, Stored } from './object-entry.ts'
 import type { ObjectStore } from './object-store.ts'
+import type { Pin, PinnedMemory } from './pins.ts'
 import type { References } from './references.ts'
+import { whileBlocked } from './running-task.ts'
 import { decodeError, encodeError } from './wire-error.ts'
 
 const EMPTY = new Uint8Array(0)
 /** Stands where the codec asks for an index. */
 const placeholder = (): void => undefined
 const UNDEFINED: Stored = { kind: 'primitive', value: undefined }
+
+type StoredPlace = Extract<Stored, { kind: 'place' }>
 
 /** Collects what one value refers to, in the order in which the codec meets it. */
 class ExternalTable {
@@ -71,12 +75,15 @@ export class Values {
   readonly #references: References
   readonly #store: ObjectStore
   readonly #kinds: ExternalKinds
+  readonly #broughtBack: (entry: ObjectEntry, lost: Place) => Promise<void>
   readonly #loaded = new Map<string, Promise<Function>>()
 
-  constructor(references: References, store: ObjectStore, kinds: ExternalKinds) {
+  /** @param broughtBack - resolves when an object whose bytes were not found is ready again, or failed */
+  constructor(references: References, store: ObjectStore, kinds: ExternalKinds, broughtBack: (entry: ObjectEntry, lost: Place) => Promise<void>) {
     this.#references = references
     this.#store = store
     this.#kinds = kinds
+    this.#broughtBack = broughtBack
   }
 
   /**
@@ -127,7 +134,10 @@ export class Values {
     for (const { lifetime } of extras.handles) lifetime?.unhold()
   }
 
-  /** The value itself. Rejects with the error that stands in its stead. `entry` is kept while views of it exist. */
+  /**
+   * The value itself; a promise while its bytes are not in memory here. Throws or rejects with the error that stands in its stead.
+   * `entry` is kept while views of it exist.
+   */
   load(stored: Stored, entry: ObjectEntry | undefined): unknown {
     switch (stored.kind) {
       case 'primitive':
@@ -137,11 +147,44 @@ export class Values {
       case 'bytes':
         return stored.extras ? this.#decodeWith(stored.bytes, stored.extras) : decode(stored.bytes)
       case 'place': {
-        if (!this.#store.isReady) return this.#store.ready().then(() => this.load(stored, entry))
-        entry?.hold()
-        const bytes = this.#store.map(stored.place, () => entry?.unhold())
-        return stored.extras ? this.#decodeWith(bytes, stored.extras) : decode(bytes)
+        const pin = this.#store.pins.take(stored.place, 'get')
+        return pin.memory && this.#store.isReady ? this.#read(stored, entry, pin, pin.memory) : this.#readLater(stored, entry, pin)
       }
+    }
+  }
+
+  #read({ place, extras }: StoredPlace, entry: ObjectEntry | undefined, pin: Pin, memory: PinnedMemory): unknown {
+    entry?.hold()
+    const release = (): void => {
+      pin.release()
+      entry?.unhold()
+    }
+    let bytes: Uint8Array
+    try {
+      bytes = this.#store.map(memory, place, release)
+    } catch (error) {
+      release()
+      throw error
+    }
+    return extras ? this.#decodeWith(bytes, extras) : decode(bytes)
+  }
+
+  async #readLater(stored: StoredPlace, entry: ObjectEntry | undefined, pin: Pin): Promise<unknown> {
+    entry?.hold()
+    try {
+      let memory: PinnedMemory
+      try {
+        await this.#store.ready()
+        memory = await pin.ready
+      } catch (error) {
+        pin.release()
+        if (!entry || !BeamlineError.is(error, 'OBJECT_LOST')) throw error
+        await whileBlocked(() => this.#broughtBack(entry, stored.place))
+        return await this.load(entry.stored as Stored, entry)
+      }
+      return await this.#read(stored, entry, pin, memory)
+    } finally {
+      entry?.unhold()
     }
   }
 

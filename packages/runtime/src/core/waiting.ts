@@ -63,6 +63,28 @@ export class EntryWaiter implements Waiter {
   }
 }
 
+/** Waits for `loading`, no longer than `timeoutMs` and until a signal aborts; then rejects with `late()`, or why it was aborted. */
+export async function within<T>(loading: Promise<T>, timeoutMs: number | undefined, signals: readonly AbortSignal[], late: () => Error): Promise<T> {
+  if (timeoutMs === undefined && signals.length === 0) return await loading
+  let timer: NodeJS.Timeout | undefined
+  const aborts: [AbortSignal, () => void][] = []
+  try {
+    return await new Promise<T>((resolve, reject) => {
+      loading.then(resolve, reject)
+      if (timeoutMs !== undefined) timer = setTimeout(() => reject(late()), Math.min(timeoutMs, LIMITS.timerMsMax))
+      for (const signal of signals) {
+        const abort = (): void => reject(abortReason(signal))
+        if (signal.aborted) abort()
+        signal.addEventListener('abort', abort, { once: true })
+        aborts.push([signal, abort])
+      }
+    })
+  } finally {
+    clearTimeout(timer)
+    for (const [signal, abort] of aborts) signal.removeEventListener('abort', abort)
+  }
+}
+
 /** The error that an aborted call rejects with: the signal's own reason when that is a BeamlineError, else CANCELLED. */
 export function abortReason(signal: AbortSignal): Error {
   const reason: unknown = signal.reason

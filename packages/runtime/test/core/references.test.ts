@@ -58,6 +58,14 @@ class Process implements ReferencePort {
     if (stored.kind === 'bytes') for (const ref of stored.extras?.refs ?? []) ref.unhold()
   }
 
+  staysNeeded(): boolean {
+    return false
+  }
+
+  wanted(): void {}
+
+  bytesLost(): void {}
+
   toWire(stored: Stored): Value {
     must(stored.kind !== 'error', () => `${this.process} sends an error instead of an object that somebody holds`)
     const refs = stored.kind === 'bytes' ? (stored.extras?.refs ?? []).map((entry) => this.references.toRef(entry)) : []
@@ -142,7 +150,7 @@ class Process implements ReferencePort {
       case 'borrowRemove':
         return references.borrowRemoved(from.process, body.value.objects)
       case 'objectRequest':
-        return references.objectsRequested(body.value.objects, (object, value) =>
+        return references.objectsRequested(body.value.objects, body.value.lost, (object, value) =>
           this.send(from.process, from.address, { body: { $case: 'objectReply', value: { object, value } } }),
         )
       case 'objectReply':

@@ -87,6 +87,10 @@ class World implements ShapePort {
     this.wanted = wanted
   }
 
+  notReady(): void {
+    throw new Error('these records have no arguments')
+  }
+
   returnLease(lease: Lease): void {
     must(!this.returned.has(lease.id), () => 'a lease is returned twice')
     must(lease.inFlight.size === 0, () => 'a lease with tasks in flight is returned')
