@@ -21,7 +21,7 @@ export {
 export { type Explanation, explain } from './api/explain.ts'
 export { type Cluster, clusterInfo, type InitOptions, init, isInitialized, shutdown } from './api/init.ts'
 export { ObjectRef, ObjectRefStream } from './api/object-ref.ts'
-export type { ResourceOptions } from './api/options.ts'
+export type { Environment, ResourceOptions } from './api/options.ts'
 export { type Bundle, PlacementGroup, type PlacementGroupOptions, placementGroup } from './api/placement-group.ts'
 export { Queue, type QueueBatchOptions, type QueueOptions } from './api/queue.ts'
 export { remote } from './api/remote.ts'

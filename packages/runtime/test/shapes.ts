@@ -1,11 +1,13 @@
 /** The fields of a shape that say nothing about where: any node, as the default policy decides. */
 import type { Shape } from '../src/net/gen/node.ts'
 
-export const ANYWHERE: Pick<Shape, 'spread' | 'node' | 'soft' | 'labels' | 'prefers' | 'package'> = {
+export const ANYWHERE: Pick<Shape, 'spread' | 'node' | 'soft' | 'labels' | 'prefers' | 'package' | 'workingDir' | 'modules'> = {
   spread: false,
   node: '',
   soft: false,
   labels: {},
   prefers: '',
   package: '',
+  workingDir: '',
+  modules: [],
 }

@@ -2,8 +2,9 @@
  * `init()`: this program joins a cluster, its own or a running one.
  */
 import { randomBytes } from 'node:crypto'
+import { existsSync, realpathSync } from 'node:fs'
 import { enableCompileCache } from 'node:module'
-import { constants } from 'node:os'
+import { constants, hostname } from 'node:os'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { current, currentOrNone, setCurrent } from '../core/current.ts'
@@ -13,9 +14,10 @@ import type { Attachable } from '../daemon/session.ts'
 import type { DaemonHandle } from '../daemon/start.ts'
 import { BeamlineError } from '../errors.ts'
 import type { JobConfig } from '../net/gen/node.ts'
+import type { CodePackage } from '../packages/pack.ts'
 import { KINDS } from './kinds.ts'
 import { printLogLines, printWarning } from './output.ts'
-import { checkNames } from './options.ts'
+import { checkNames, type Environment, toEnvironment } from './options.ts'
 
 /** Options of {@link init}. */
 export interface InitOptions {
@@ -46,8 +48,11 @@ export interface InitOptions {
   readonly idleTimeoutMs?: number
   /** Of named actors. Default: "default". */
   readonly namespace?: string
-  /** Variables that every worker of this program gets. */
-  readonly env?: Readonly<Record<string, string>>
+  /**
+   * What workers of this program find around them; tasks and actors may have their own on top. `workingDir` also says which code other machines get:
+   * all of that folder. Default: the folder that the program runs in, and the code root of its entry file, see the decision on code packages.
+   */
+  readonly env?: Environment
   /** Show what workers print. Default true. */
   readonly logToDriver?: boolean
   /** No warnings on stderr. Default false. */
@@ -138,6 +143,7 @@ async function start(options: InitOptions): Promise<Cluster> {
   const id = randomBytes(8).toString('hex')
   let runtime: Runtime
   try {
+    const { job, code } = await jobOf(options, found.host !== '')
     const { Runtime } = await runtimeModule
     runtime = await Runtime.attach({
       kind: 'driver',
@@ -146,9 +152,10 @@ async function start(options: InitOptions): Promise<Cluster> {
       nodeAddress: found.address,
       network: found.host === '' ? undefined : await import('../net/network.ts').then(({ networkOf }) => networkOf(found)),
       token: found.token,
-      job: jobConfig(options),
+      job,
       kinds: KINDS,
     })
+    if (code) await import('../packages/upload.ts').then(({ uploadCode }) => uploadCode(runtime, code))
   } catch (error) {
     await daemon?.stop()
     throw BeamlineError.is(error)
@@ -232,20 +239,37 @@ async function joinAt(address: string, options: InitOptions): Promise<DaemonHand
   })
 }
 
-function jobConfig(options: InitOptions): JobConfig {
-  const entry = process.argv[1] ?? ''
-  return {
+/** @param spread - other machines may take part: they need the code */
+async function jobOf(options: InitOptions, spread: boolean): Promise<{ readonly job: JobConfig; readonly code: CodePackage | undefined }> {
+  const argument = process.argv[1] ?? ''
+  const entry = argument.startsWith('file:') ? fileURLToPath(argument) : argument
+  const { vars, workingDir, modules } = toEnvironment(options.env)
+  if (workingDir !== '' && !existsSync(workingDir)) {
+    const hint = 'make it, or pass the folder that holds the code'
+    throw new BeamlineError('ENVIRONMENT_INVALID', { what: 'env.workingDir', path: workingDir, host: hostname(), reason: 'it does not exist', hint })
+  }
+  let [root, cwd, code]: [string, string, CodePackage | undefined] = ['', workingDir || process.cwd(), undefined]
+  if (spread) {
+    const { findCodeRoot } = await import('../packages/code-root.ts')
+    const { packCode } = await import('../packages/pack.ts')
+    root = workingDir === '' ? findCodeRoot(entry || join(cwd, 'repl')) : realpathSync(workingDir)
+    // A folder that other machines do not have would fail there.
+    if (workingDir === '' && cwd !== root && !cwd.startsWith(`${root}/`)) cwd = root
+    code = packCode(root)
+  }
+  const job = {
     name: basename(entry) || 'driver',
     namespace: options.namespace ?? 'default',
-    cwd: process.cwd(),
-    entry: entry.startsWith('file:') ? fileURLToPath(entry) : entry,
+    cwd,
+    entry,
     execArgv: inheritedFlags(process.execArgv),
-    env: { ...options.env },
+    env: vars,
     logToDriver: options.logToDriver ?? true,
-    package: '',
-    root: '',
-    modules: [],
+    package: code?.digest ?? '',
+    root,
+    modules,
   }
+  return { job, code }
 }
 
 /** Leave the cluster; see {@link Cluster.shutdown}. Does nothing when there is none. */

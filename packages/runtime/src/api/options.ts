@@ -1,6 +1,7 @@
 /**
  * Options of tasks and actors: what users may ask for, checked, and as the node understands it.
  */
+import { resolve } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import type { Resources, Shape } from '../net/gen/node.ts'
 import type { PlacementGroup } from './placement-group.ts'
@@ -15,12 +16,22 @@ export interface ResourceOptions {
   readonly memory?: number
   /** Custom resources that the cluster was started with. */
   readonly resources?: Readonly<Record<string, number>>
-  /** Environment variables of the worker. Workers of different `env` are not shared. */
-  readonly env?: Readonly<Record<string, string>>
+  /** What it finds around it. Default: that of the program, see `init`. */
+  readonly env?: Environment
   /** Run inside a bundle of this group. */
   readonly placementGroup?: PlacementGroup
   /** Which bundle; default: any. */
   readonly bundleIndex?: number
+}
+
+/** What code finds around it in its worker. Workers are not shared between different environments. */
+export interface Environment {
+  /** Environment variables, beside those of the daemon. */
+  readonly vars?: Readonly<Record<string, string>>
+  /** Folder that the worker runs in. Default: the one that the program runs in. On other machines it must be part of the program's code, or exist there. */
+  readonly workingDir?: string
+  /** Modules that the worker imports before its first task: names of packages, or paths from `workingDir`. */
+  readonly modules?: readonly string[]
 }
 
 const UNITS = 10_000
@@ -54,9 +65,21 @@ export function toResources(options: ResourceOptions, defaultCpus: number): Reso
   return { cpus: fixed('cpus', cpus), gpus: fixed('gpus', gpus), memoryBytes: whole('memory', memory, 0), custom }
 }
 
+/** Checked, with the absolute path of the folder; "" for none. */
+export function toEnvironment(env: Environment = {}): { readonly vars: Record<string, string>; readonly workingDir: string; readonly modules: string[] } {
+  if (typeof env !== 'object' || env === null) return invalid('env', env, '{ vars, workingDir, modules }')
+  checkNames('env', env, ['vars', 'workingDir', 'modules'])
+  const { vars = {}, workingDir, modules = [] } = env
+  for (const [name, value] of Object.entries(vars)) if (typeof value !== 'string') invalid(`env.vars.${name}`, value, 'a string')
+  if (workingDir !== undefined && (typeof workingDir !== 'string' || workingDir === '')) invalid('env.workingDir', workingDir, 'the path of a folder')
+  if (!Array.isArray(modules)) return invalid('env.modules', modules, 'a list of module names and paths')
+  for (const name of modules as readonly unknown[]) if (typeof name !== 'string' || name === '') invalid('env.modules', name, 'module names and paths')
+  return { vars: { ...vars }, workingDir: workingDir === undefined ? '' : resolve(workingDir), modules: [...(modules as readonly string[])] }
+}
+
 export function toShape(options: ResourceOptions, defaultCpus: number): Shape {
-  const { env = {}, placementGroup, bundleIndex } = options
-  for (const [name, value] of Object.entries(env)) if (typeof value !== 'string') invalid(`env.${name}`, value, 'a string')
+  const { placementGroup, bundleIndex } = options
+  const { vars, workingDir, modules } = toEnvironment(options.env)
   if (bundleIndex !== undefined) {
     whole('bundleIndex', bundleIndex, 0)
     const bundles = placementGroup?.bundleCount ?? 0
@@ -65,7 +88,7 @@ export function toShape(options: ResourceOptions, defaultCpus: number): Shape {
   }
   return {
     resources: toResources(options, defaultCpus),
-    env: { ...env },
+    env: vars,
     placementGroup: placementGroup?.id ?? '',
     bundle: bundleIndex ?? -1,
     spread: false,
@@ -74,6 +97,8 @@ export function toShape(options: ResourceOptions, defaultCpus: number): Shape {
     labels: {},
     prefers: '',
     package: '',
+    workingDir,
+    modules,
   }
 }
 

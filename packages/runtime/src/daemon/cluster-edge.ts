@@ -7,6 +7,7 @@
  * it ends, its daemon says so to every daemon that was introduced to it.
  */
 import { hostname } from 'node:os'
+import { join } from 'node:path'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import type { ClusterView, Heartbeat, NodeInfo, ProcessInfo, Register } from '../net/gen/mesh.ts'
@@ -20,6 +21,8 @@ import { isLoopback, localAddressTo, Membership } from './membership.ts'
 import { Mesh, type MeshBody } from './mesh.ts'
 import { decodeOrder, decodeReport, encodeOrder, encodeReport, encodeView } from './mesh-codec.ts'
 import { type ClusterConfig, type DaemonConfig, MEMORY_STORE } from './options.ts'
+import { blobsInMemory } from '../packages/package-blobs.ts'
+import { NodePackages } from '../packages/node-packages.ts'
 import { adoptSession, type Session } from './session.ts'
 
 const log = debug('cluster')
@@ -56,6 +59,7 @@ export class ClusterEdge {
   readonly #cluster: ClusterConfig
   readonly tls: Tls | undefined
   readonly mesh: Mesh
+  readonly packages: NodePackages
   readonly #head: HeadStore | undefined
   readonly #membership: Membership | undefined
   /** Address on which processes of this node listen for those of others. */
@@ -83,6 +87,12 @@ export class ClusterEdge {
     const { head, mesh } = parts(this)
     this.#head = head
     this.mesh = mesh
+    this.packages = new NodePackages({
+      dir: join(config.session.dir, 'packages'),
+      store: this.#cluster.head ? (head?.blobs ?? blobsInMemory()) : undefined,
+      toHead: (body) => this.#toHead(body),
+      toNode: (node, body) => mesh.send(node, body),
+    })
     if (this.#cluster.head) return
     this.#membership = new Membership({
       config: this.#cluster,
@@ -291,6 +301,7 @@ export class ClusterEdge {
 
   /** A process of this node ended. */
   detached(process: string, cause: Failure | undefined): void {
+    this.packages.gone(process)
     for (const node of this.#introduced.get(process) ?? []) this.mesh.send(node, { $case: 'processGone', value: { process, cause } })
     this.#introduced.delete(process)
   }
@@ -349,7 +360,7 @@ export class ClusterEdge {
   #message(node: string, body: MeshBody): void {
     const port = this.#port
     if (port === undefined) return void this.#early.push([node, body])
-    if (!this.mayAct) return
+    if (!this.mayAct || this.packages.message(node, body)) return
     switch (body.$case) {
       case 'register':
         if (!this.isHead) return this.mesh.send(node, { $case: 'refused', value: { code: 'NOT_HEAD', reason: `the head is at ${this.headAddress}` } })
@@ -445,6 +456,7 @@ export class ClusterEdge {
     const port = this.#port as ClusterPort
     const known = this.#nodes.get(node)
     if (known !== undefined) this.#nodes.set(node, { ...known, state: 'DEAD', cause })
+    this.packages.gone(node)
     this.mesh.drop(node, `node ${node} was declared dead`)
     for (const { process } of this.#local()) port.deliver(process, { $case: 'nodeLost', value: { node, number, cause } })
     for (const [process, remote] of this.#remote) {
@@ -463,7 +475,8 @@ export class ClusterEdge {
 
   // ---------------------------------------------------------------- helpers
 
-  #see({ all, nodes }: ClusterView): void {
+  #see({ all, nodes, jobsEnded }: ClusterView): void {
+    for (const job of jobsEnded) this.packages.jobEnded(job)
     if (all) this.#nodes.clear()
     for (const node of nodes) this.#nodes.set(node.node, node)
   }

@@ -7,7 +7,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { BeamlineError } from '../errors.ts'
 import { debug } from '../debug.ts'
-import type { Hello, NodeMessage, ObjectPin, ProcessMessage, ProcessSuspect } from '../net/gen/node.ts'
+import type { Assign, Hello, NodeMessage, ObjectPin, ProcessMessage, ProcessSuspect } from '../net/gen/node.ts'
 import { type Link, listen, type Server } from '../net/link.ts'
 import type { EdgeInstruction, MessageBody } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
@@ -264,6 +264,13 @@ export class Daemon {
         return this.#byNode(process, body.value.places, (places) => ({ $case: 'objectsFreed', value: { places } }))
       case 'processSuspect':
         return this.#suspect(process, body.value)
+      case 'packagePut': {
+        const { request } = body.value
+        void this.#cluster?.packages.put(process, body.value).then((answer) => {
+          if (answer) this.#deliverTo(process, { $case: 'packageStored', value: { request, ...answer } })
+        })
+        return
+      }
       case 'shutdown':
         // A driver that only attached must not end the cluster of others.
         if (kind === 'cli' || (this.#config.embedded && pid === this.#config.starterPid)) {
@@ -375,6 +382,7 @@ export class Daemon {
     const { pool } = this.#launched
     switch (instruction.kind) {
       case 'send':
+        if (instruction.message.$case === 'assign') return this.#assign(instruction.process, instruction.message.value)
         if (!this.#deliverTo(instruction.process, instruction.message)) this.#cluster?.perform(instruction)
         return
       case 'worker-spawn':
@@ -394,6 +402,13 @@ export class Daemon {
       default:
         this.#cluster?.perform(instruction)
     }
+  }
+
+  /** Where its program runs, a worker finds the code as it is; elsewhere it waits for the package. */
+  #assign(worker: string, assign: Assign): void {
+    const cluster = this.#cluster
+    if (cluster === undefined || assign.package === '' || this.#links.has(assign.job)) this.#deliverTo(worker, { $case: 'assign', value: assign })
+    else void cluster.packages.place(assign).then((value) => this.#deliverTo(worker, { $case: 'assign', value }))
   }
 
   // ---------------------------------------------------------------- other machines

@@ -1,12 +1,13 @@
 /**
  * The head's hold on its cluster: the control store, who the cluster is, and the lease that makes a second head impossible (store/head-lease.ts).
  *
- * Keys of the store: `cluster` (id and token), `epoch` and `head` (the lease), `record/…` (what must outlive this process). Every write is guarded by
+ * Keys of the store: `cluster` (id and token), `epoch` and `head` (the lease), `record/…` (what must outlive this process), `package…` (packed code). Every write is guarded by
  * the lease: a head that was paused and lost it changes nothing any more.
  */
 import { hostname } from 'node:os'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
+import { type BlobStore, PackageBlobs } from '../packages/package-blobs.ts'
 import type { ControlStore, Write } from '../store/control-store.ts'
 import { HeadLease } from '../store/head-lease.ts'
 import { openStore } from '../store/open-store.ts'
@@ -101,10 +102,21 @@ export class HeadStore {
     )
   }
 
+  /** For packed code: by keys of its own. */
+  get blobs(): BlobStore {
+    const store = this.#store
+    return {
+      get: (key) => store.get(key),
+      scan: (prefix) => store.scan(prefix),
+      write: (batch) => store.write(batch, this.#lease?.guard),
+    }
+  }
+
   /** @param forget - the cluster ends with this head: nothing of it is kept */
   async close(forget: boolean): Promise<void> {
     try {
       if (forget && this.isHead) {
+        await new PackageBlobs(this.blobs).clear()
         const keys = [...(await this.#store.scan(RECORDS)).map(({ key }) => key), CLUSTER_KEY]
         await this.#store.write(
           keys.map((key) => ({ key, value: undefined })),

@@ -11,6 +11,7 @@ import { foundIn, integrityOf, kindOf, mayHaveName, pathTo } from './captured-va
 import { emitFunction, type LiveImport, unusedName } from './emit.ts'
 import { computedHeritage, type FreeName, type FunctionFacts, factsOf, type Reading, readNames } from './function-facts.ts'
 import { globalOf, isStandardGlobal, replacedPart } from './globals.ts'
+import { named, relocate } from './code-root.ts'
 import { identityOf } from './identity.ts'
 import { theInspector } from './inspector.ts'
 import {
@@ -146,7 +147,7 @@ export class Capture {
 
   #identify(): void {
     for (const [index, node] of this.nodes.entries()) {
-      if (this.#classes.has(index)) this.nodes[index] = { ...(node as FunctionNode), identity: identityOf(this.nodes, index) }
+      if (this.#classes.has(index)) this.nodes[index] = { ...(node as FunctionNode), identity: identityOf(relocate(this.nodes, named), index) }
     }
   }
 

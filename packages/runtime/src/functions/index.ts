@@ -9,7 +9,8 @@ import { prepareEntry } from './function-facts.ts'
 import { keep, keptFor, shippedFrom } from './kept.ts'
 import { encodePayload } from './payload.ts'
 
-export { load } from './load.ts'
+export { holdLoading, importFrom, load } from './load.ts'
+export { placed, setCodeRoot } from './code-root.ts'
 export { setEntry } from './module-reference.ts'
 
 export interface ShippedFunction {

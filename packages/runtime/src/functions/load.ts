@@ -5,6 +5,8 @@
  * heritage or static parts need captures gets them ready, with all that they need, before it is created.
  */
 import { createRequire } from 'node:module'
+import { hostname } from 'node:os'
+import { fileURLToPath } from 'node:url'
 import { constants, Script } from 'node:vm'
 import { BeamlineError } from '../errors.ts'
 import { isEntry, rememberModule } from './module-reference.ts'
@@ -30,6 +32,7 @@ import { makeRemote } from './remote-handles.ts'
  * @throws whatever importing a module that it needs throws
  */
 export async function load(bytes: Uint8Array, externals: readonly unknown[]): Promise<Function> {
+  if (held) await held
   const { head, hasData, data } = decodePayload(bytes)
   const imported = new Map<number, unknown>()
   await Promise.all(
@@ -43,15 +46,53 @@ export async function load(bytes: Uint8Array, externals: readonly unknown[]): Pr
   return root
 }
 
+let held: Promise<void> | undefined
+
+/** Load nothing before the environment of the code is there; and nothing at all when that fails. */
+export function holdLoading(until: Promise<void>): void {
+  held = until
+  until.then(
+    () => {
+      held = undefined
+    },
+    () => undefined,
+  )
+}
+
+/** A module, as a file at `parent` would import it. */
+export function importFrom(parent: string, specifier: string): Promise<Record<string, unknown>> {
+  return importAs(parent, specifier, {})
+}
+
 async function importModule(node: ImportNode): Promise<unknown> {
   if (isEntry(node.specifier)) throw new BeamlineError('INTERNAL', { what: `a worker was asked to import the program's entry file ${node.specifier}` })
-  const namespace = await importAs(node.parent, node.specifier, node.attributes)
+  const namespace = await importAs(node.parent, node.specifier, node.attributes).catch((error: unknown) => {
+    throw missing(node, error)
+  })
   rememberModule(namespace, { ...node, name: '*', path: [] })
   if (node.name === '*') return namespace
   if (!(node.name in namespace)) {
     throw new BeamlineError('INTERNAL', { what: `module "${node.specifier}" (imported by ${node.parent}) exports no "${node.name}" in this process` })
   }
   return follow(namespace[node.name], node.path)
+}
+
+/** What is absent on this machine is said as such, with the path: the task has not begun. Errors of the module itself stay as they are. */
+function missing({ specifier, parent }: ImportNode, error: unknown): unknown {
+  const { code, message, url } = error as { code?: string; message?: string; url?: string }
+  if (code !== 'ERR_MODULE_NOT_FOUND' && code !== 'MODULE_NOT_FOUND' && code !== 'ERR_UNSUPPORTED_DIR_IMPORT') return error
+  const path = url ?? (specifier.startsWith('.') ? new URL(specifier, parent).href : specifier.startsWith('file:') ? specifier : parent)
+  return new BeamlineError(
+    'ENVIRONMENT_INVALID',
+    {
+      what: `module "${specifier}"`,
+      path: path.startsWith('file:') ? fileURLToPath(path) : path,
+      host: hostname(),
+      reason: (message ?? '').split('\n')[0] ?? '',
+      hint: 'it must be part of the code root of the program, or be installed on every machine',
+    },
+    { cause: error },
+  )
 }
 
 /** `import(specifier)` as the file `parent` would do it: its folder, its package, its conditions. */

@@ -4,6 +4,7 @@
  *
  * Layout: u32 length of the head, the head, padding to 64 bytes, the data (absent when there is none).
  */
+import { named, placed, relocate } from './code-root.ts'
 import { decode, type Encoded, encode, encodeInline, write } from '../objects/codec.ts'
 
 /** Where a captured name's value comes from. */
@@ -150,7 +151,7 @@ export function encodeFrom(root: number, head: PayloadHead): Uint8Array {
 }
 
 function join(head: PayloadHead, body: Encoded | undefined, what: string): Uint8Array {
-  const start = encodeInline(head, what)
+  const start = encodeInline({ ...head, nodes: relocate(head.nodes, named) }, what)
   const bodyAt = body ? Math.ceil((PREFIX + start.length) / ALIGNMENT) * ALIGNMENT : PREFIX + start.length
   const bytes = new Uint8Array(bodyAt + (body?.byteLength ?? 0))
   new DataView(bytes.buffer).setUint32(0, start.length, true)
@@ -166,7 +167,8 @@ export function decodePayload(bytes: Uint8Array): {
   data: (internalize: (index: number) => unknown) => readonly unknown[]
 } {
   const length = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength).getUint32(0, true)
-  const head = decode(bytes.subarray(PREFIX, PREFIX + length)) as PayloadHead
+  const sent = decode(bytes.subarray(PREFIX, PREFIX + length)) as PayloadHead
+  const head = { ...sent, nodes: relocate(sent.nodes, placed) }
   const bodyAt = Math.ceil((PREFIX + length) / ALIGNMENT) * ALIGNMENT
   return {
     head,

@@ -8,10 +8,11 @@ import '../api/queue.ts'
 import { setCurrent } from '../core/current.ts'
 import { Runtime } from '../core/runtime.ts'
 import type { WorkerBootstrap } from '../daemon/bootstrap.ts'
-import { setEntry } from '../functions/index.ts'
+import { holdLoading } from '../functions/index.ts'
 import { networkOf } from '../net/network.ts'
 import { dieWithParent } from '../objects/libc.ts'
 import { endWithNode } from './end.ts'
+import { enterEnvironment } from './environment.ts'
 import { markOutput } from './output-marks.ts'
 
 export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
@@ -34,10 +35,16 @@ export async function serve(bootstrap: WorkerBootstrap): Promise<void> {
 function prepare(runtime: Runtime): void {
   setCurrent(runtime)
   markOutput()
-  runtime.events.on('assign', ({ cwd, entry, env }) => {
-    if (cwd) process.chdir(cwd)
-    Object.assign(process.env, env)
-    if (entry) setEntry(entry)
+  const { promise: entered, resolve, reject } = Promise.withResolvers<void>()
+  holdLoading(entered)
+  runtime.events.once('assign', (assign) => {
+    try {
+      const entering = enterEnvironment(assign)
+      if (entering) entering.then(resolve, reject)
+      else resolve()
+    } catch (error) {
+      reject(error as Error)
+    }
   })
   const end = (): void => {
     void runtime.close(false, 'the worker ends').finally(() => process.exit(0))

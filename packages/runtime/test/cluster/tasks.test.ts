@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { failure, Gate, Tally } from './helpers.ts'
 
 beforeAll(async () => {
-  await init({ cpus: 2, gpus: 2, memory: 1_000_000, resources: { widget: 3 }, env: { OF_THE_JOB: 'job' }, quiet: true })
+  await init({ cpus: 2, gpus: 2, memory: 1_000_000, resources: { widget: 3 }, env: { vars: { OF_THE_JOB: 'job' } }, quiet: true })
 })
 afterAll(shutdown)
 
@@ -93,14 +93,14 @@ describe('environment', () => {
   test('env of the job and of the task reach the worker; workers of different env are not shared', async () => {
     const read = remote(() => [process.env['OF_THE_JOB'], process.env['COLOUR'], process.pid] as const)
     const [job, none, pid] = await get(read.remote())
-    const [jobToo, red, redPid] = await get(read.options({ env: { COLOUR: 'red' } }).remote())
+    const [jobToo, red, redPid] = await get(read.options({ env: { vars: { COLOUR: 'red' } } }).remote())
     expect([job, none]).toEqual(['job', undefined])
     expect([jobToo, red]).toEqual(['job', 'red'])
     expect(redPid).not.toBe(pid)
   })
 
   test('a task may override a variable of its job', async () => {
-    expect(await get(remote(() => process.env['OF_THE_JOB'], { env: { OF_THE_JOB: 'task' } }).remote())).toBe('task')
+    expect(await get(remote(() => process.env['OF_THE_JOB'], { env: { vars: { OF_THE_JOB: 'task' } } }).remote())).toBe('task')
   })
 
   test('workers run in the working directory of the driver', async () => {

@@ -1,0 +1,117 @@
+/**
+ * Packed code in the control store: `packages/DIGEST` says how long it is, `package/DIGEST/N` are its parts. The first is written last and deleted
+ * first, so what has it is complete. Beyond a quota what was stored longest ago goes: a program that still runs from that would fail on nodes that
+ * have not fetched it yet.
+ */
+import { LIMITS } from '../limits.ts'
+
+/** The part of a control store that this uses. */
+export interface BlobStore {
+  get(key: string): Promise<{ readonly value: Uint8Array } | undefined>
+  scan(prefix: string): Promise<readonly { readonly key: string; readonly value: Uint8Array }[]>
+  /** All or none; `undefined` deletes. */
+  write(batch: readonly { readonly key: string; readonly value: Uint8Array | undefined }[]): Promise<unknown>
+}
+
+/** For a cluster whose head keeps nothing. */
+export function blobsInMemory(): BlobStore {
+  const values = new Map<string, Uint8Array>()
+  return {
+    get: async (key) => {
+      const value = values.get(key)
+      return value && { value }
+    },
+    scan: async (prefix) => [...values].filter(([key]) => key.startsWith(prefix)).map(([key, value]) => ({ key, value })),
+    write: async (batch) => {
+      for (const { key, value } of batch) {
+        if (value) values.set(key, value)
+        else values.delete(key)
+      }
+    },
+  }
+}
+
+interface Stored {
+  readonly bytes: number
+  readonly partBytes: number
+  readonly storedMs: number
+}
+
+const headKey = (digest: string): string => `packages/${digest}`
+const partKey = (digest: string, part: number): string => `package/${digest}/${part}`
+
+export class PackageBlobs {
+  readonly #store: BlobStore
+  readonly #quotaBytes: number
+  readonly #partBytes: number
+
+  constructor(store: BlobStore, quotaBytes: number = LIMITS.packageStoreBytes, partBytes: number = LIMITS.packageChunkBytes) {
+    this.#store = store
+    this.#quotaBytes = quotaBytes
+    this.#partBytes = partBytes
+  }
+
+  /** Done at once when it is there already. */
+  async put(digest: string, bytes: Uint8Array): Promise<void> {
+    if (await this.#find(digest)) return
+    const partBytes = this.#partBytes
+    for (let part = 0; part * partBytes < bytes.length; part++)
+      await this.#store.write([{ key: partKey(digest, part), value: bytes.subarray(part * partBytes, (part + 1) * partBytes) }])
+    const stored: Stored = { bytes: bytes.length, partBytes, storedMs: Date.now() }
+    await this.#store.write([{ key: headKey(digest), value: Buffer.from(JSON.stringify(stored)) }])
+    await this.#shrink(digest)
+  }
+
+  /** What is at `offset`, which the parts before end at. */
+  async part(digest: string, offset: number): Promise<{ readonly chunk: Uint8Array; readonly bytes: number } | undefined> {
+    const stored = await this.#find(digest)
+    if (!stored) return undefined
+    const found = await this.#store.get(partKey(digest, Math.floor(offset / stored.partBytes)))
+    return found && { chunk: found.value.subarray(offset % stored.partBytes), bytes: stored.bytes }
+  }
+
+  async get(digest: string): Promise<Uint8Array | undefined> {
+    const parts: Uint8Array[] = []
+    for (let offset = 0; ; ) {
+      const part = await this.part(digest, offset)
+      if (!part) return undefined
+      parts.push(part.chunk)
+      offset += part.chunk.length
+      if (offset >= part.bytes) return Buffer.concat(parts)
+    }
+  }
+
+  async #find(digest: string): Promise<Stored | undefined> {
+    const found = await this.#store.get(headKey(digest))
+    return found && parse(found.value)
+  }
+
+  /** All of them. */
+  async clear(): Promise<void> {
+    for (const stored of await this.#list()) await this.#remove(stored)
+  }
+
+  async #list(): Promise<(Stored & { readonly digest: string })[]> {
+    return (await this.#store.scan(headKey(''))).map(({ key, value }) => ({ digest: key.slice(headKey('').length), ...parse(value) }))
+  }
+
+  async #remove({ digest, bytes, partBytes }: Stored & { readonly digest: string }): Promise<void> {
+    await this.#store.write([{ key: headKey(digest), value: undefined }])
+    await this.#store.write(Array.from({ length: Math.ceil(bytes / partBytes) }, (_, part) => ({ key: partKey(digest, part), value: undefined })))
+  }
+
+  async #shrink(newest: string): Promise<void> {
+    const all = await this.#list()
+    let total = all.reduce((sum, { bytes }) => sum + bytes, 0)
+    for (const stored of all.toSorted((a, b) => a.storedMs - b.storedMs)) {
+      if (total <= this.#quotaBytes) return
+      if (stored.digest === newest) continue
+      total -= stored.bytes
+      await this.#remove(stored)
+    }
+  }
+}
+
+function parse(value: Uint8Array): Stored {
+  return JSON.parse(Buffer.from(value).toString()) as Stored
+}

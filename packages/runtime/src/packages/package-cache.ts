@@ -1,0 +1,106 @@
+/**
+ * Packed code on one node: fetched once, checked, unpacked once, and kept for jobs to come up to a quota.
+ *
+ * A folder gets its name when it is complete, so what is there can be used. What jobs of now use stays; beyond the quota the packages that were
+ * used longest ago go first.
+ */
+import { createHash } from 'node:crypto'
+import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import { LIMITS } from '../limits.ts'
+
+export interface PackageCacheOptions {
+  readonly dir: string
+  readonly quotaBytes?: number
+  /** The archive of that name. */
+  readonly fetch: (digest: string) => Promise<Uint8Array>
+}
+
+interface Kept {
+  readonly folder: Promise<string>
+  /** Jobs that use it. */
+  readonly users: Set<string>
+  bytes: number
+  usedMs: number
+}
+
+export class PackageCache {
+  readonly #options: PackageCacheOptions
+  readonly #kept: Map<string, Kept> = new Map()
+
+  constructor(options: PackageCacheOptions) {
+    this.#options = options
+  }
+
+  /** The folder with that code, for a job. All who ask while it is fetched wait for one fetch; a failure is forgotten. */
+  async folder(digest: string, job: string): Promise<string> {
+    const known = this.#kept.get(digest)
+    const kept = known ?? { folder: this.#unpack(digest), users: new Set<string>(), bytes: 0, usedMs: 0 }
+    kept.users.add(job)
+    kept.usedMs = performance.now()
+    if (known) return await known.folder
+    this.#kept.set(digest, kept)
+    try {
+      const folder = await kept.folder
+      kept.bytes = await size(folder)
+      await this.#evict()
+      return folder
+    } catch (error) {
+      this.#kept.delete(digest)
+      throw error
+    }
+  }
+
+  /** The job needs its code no more. */
+  jobEnded(job: string): void {
+    for (const kept of this.#kept.values()) kept.users.delete(job)
+  }
+
+  async #unpack(digest: string): Promise<string> {
+    const { dir, fetch } = this.#options
+    if (!/^[0-9a-f]{64}$/.test(digest)) throw new Error(`"${digest}" is no name of packed code`)
+    const bytes = await fetch(digest)
+    const got = createHash('sha256').update(bytes).digest('hex')
+    if (got !== digest) throw new Error(`packed code ${digest} arrived as ${got}`)
+    await mkdir(dir, { recursive: true, mode: 0o700 })
+    const folder = join(dir, digest)
+    const fresh = await mkdtemp(join(dir, '.new-'))
+    try {
+      const { extract } = await import('tar')
+      await new Promise<void>((resolve, reject) => {
+        const unpack = extract({ cwd: fresh, strict: true })
+        unpack.on('close', resolve)
+        unpack.on('error', reject)
+        unpack.end(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
+      })
+      await rename(fresh, folder)
+    } catch (error) {
+      await rm(fresh, { recursive: true, force: true })
+      throw error
+    }
+    return folder
+  }
+
+  async #evict(): Promise<void> {
+    const quota = this.#options.quotaBytes ?? LIMITS.packageCacheBytes
+    const idle = [...this.#kept].filter(([, { users, bytes }]) => users.size === 0 && bytes > 0).sort(([, a], [, b]) => a.usedMs - b.usedMs)
+    let total = 0
+    for (const { bytes } of this.#kept.values()) total += bytes
+    for (const [digest, { folder, bytes }] of idle) {
+      if (total <= quota) return
+      total -= bytes
+      this.#kept.delete(digest)
+      // Away under its name at once: it may be asked for again while it is removed.
+      const gone = join(this.#options.dir, `.old-${digest}-${performance.now()}`)
+      await rename(await folder, gone)
+      await rm(gone, { recursive: true, force: true })
+    }
+  }
+}
+
+async function size(folder: string): Promise<number> {
+  let bytes = 0
+  for (const entry of await readdir(folder, { withFileTypes: true, recursive: true }))
+    if (entry.isFile()) bytes += (await stat(join(entry.parentPath, entry.name))).size
+  return bytes
+}

@@ -1,0 +1,72 @@
+/** Packed code on a node: one fetch, whole folders only, and a quota. */
+import { existsSync, readdirSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { expect, test } from 'vitest'
+import { type CodePackage, packCode } from '../../src/packages/pack.ts'
+import { PackageCache } from '../../src/packages/package-cache.ts'
+import { folder } from './folder.ts'
+
+const code = (text: string, bytes: number = 0): CodePackage => packCode(folder({ 'main.ts': text, 'data.bin': Buffer.alloc(bytes) }))
+
+function cacheOf(packages: readonly CodePackage[], quotaBytes?: number): { cache: PackageCache; dir: string; fetched: string[] } {
+  const dir = join(folder(), 'packages')
+  const fetched: string[] = []
+  const cache = new PackageCache({
+    dir,
+    ...(quotaBytes !== undefined && { quotaBytes }),
+    fetch: async (digest) => {
+      fetched.push(digest)
+      return (packages.find((each) => each.digest === digest) as CodePackage).bytes
+    },
+  })
+  return { cache, dir, fetched }
+}
+
+test('all who need a package at the same time wait for one fetch', async () => {
+  const a = code('a')
+  const { cache, dir, fetched } = cacheOf([a])
+  const folders = await Promise.all([1, 2, 3].map((job) => cache.folder(a.digest, `job ${job}`)))
+  expect(new Set(folders)).toEqual(new Set([join(dir, a.digest)]))
+  await cache.folder(a.digest, 'job 4')
+  expect(fetched).toEqual([a.digest])
+})
+
+test('a package that arrives damaged is refused and leaves nothing; asking again fetches again', async () => {
+  const a = code('a')
+  const broken = { digest: a.digest, bytes: Buffer.concat([a.bytes, Buffer.from('x')]) }
+  const packages = [broken]
+  const { cache, dir, fetched } = cacheOf(packages)
+  await expect(cache.folder(a.digest, 'job')).rejects.toThrow(/arrived as/)
+  expect(existsSync(dir)).toBe(false)
+  packages[0] = a
+  await cache.folder(a.digest, 'job')
+  expect(fetched).toHaveLength(2)
+  expect(readdirSync(dir)).toEqual([a.digest])
+})
+
+test('an archive that is none leaves no half of it', async () => {
+  const { createHash } = await import('node:crypto')
+  const bytes = Buffer.from('no archive')
+  const digest = createHash('sha256').update(bytes).digest('hex')
+  const { cache, dir } = cacheOf([{ digest, bytes }])
+  await expect(cache.folder(digest, 'job')).rejects.toThrow()
+  expect(readdirSync(dir)).toEqual([])
+  await expect(cache.folder('../../etc', 'job')).rejects.toThrow(/no name of packed code/)
+})
+
+test('beyond the quota the package that was used longest ago goes, but none that a job uses', async () => {
+  const [a, b, c, d] = ['a', 'b', 'c', 'd'].map((text) => code(text, 100_000)) as [CodePackage, CodePackage, CodePackage, CodePackage]
+  const { cache, dir, fetched } = cacheOf([a, b, c, d], 250_000)
+  await cache.folder(a.digest, 'job a')
+  await cache.folder(b.digest, 'job b')
+  cache.jobEnded('job b')
+  await cache.folder(c.digest, 'job c')
+  expect(readdirSync(dir).sort()).toEqual([a.digest, c.digest].sort())
+  await cache.folder(d.digest, 'job d')
+  expect(readdirSync(dir).sort()).toEqual([a.digest, c.digest, d.digest].sort())
+  for (const job of ['job a', 'job c', 'job d']) cache.jobEnded(job)
+  writeFileSync(join(dir, d.digest, 'touched'), '')
+  await cache.folder(b.digest, 'job b again')
+  expect(readdirSync(dir).sort()).toEqual([b.digest, d.digest].sort())
+  expect(fetched).toHaveLength(5)
+})
