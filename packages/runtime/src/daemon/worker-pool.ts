@@ -3,7 +3,8 @@
  * Which worker is for what is decided elsewhere (state/node-state.ts).
  */
 import { type ChildProcess, type ChildProcessByStdio, spawn } from 'node:child_process'
-import { existsSync } from 'node:fs'
+import { existsSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import type { EdgeInstruction, WorkerExit } from '../state/events.ts'
 import { LISTENING_LINE, SESSION_ENV, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from './bootstrap.ts'
@@ -26,6 +27,8 @@ export interface WorkerPoolOptions {
 interface Child {
   readonly worker: string
   readonly process: ChildProcess
+  /** On which it listens for other processes; a killed one leaves it. */
+  readonly socket: string
   readonly out: WorkerLog
   readonly err: WorkerLog
   timer: NodeJS.Timeout | undefined
@@ -67,7 +70,8 @@ export class WorkerPool {
       queueMicrotask(() => this.#options.onExit(worker, { code: null, signal: null, stderr: (error as Error).message }))
       return
     }
-    const record: Child = { worker, process: child, out: logs.open(worker, 'out'), err: logs.open(worker, 'err'), timer: undefined, gone: false }
+    const socket = join(told.sessionDir, `${worker}.sock`)
+    const record: Child = { worker, process: child, socket, out: logs.open(worker, 'out'), err: logs.open(worker, 'err'), timer: undefined, gone: false }
     this.#children.set(worker, record)
     child.stdout.on('data', (chunk: Buffer) => record.out.write(chunk))
     child.stderr.on('data', (chunk: Buffer) => record.err.write(chunk))
@@ -139,6 +143,7 @@ export class WorkerPool {
     clearTimeout(child.timer)
     child.out.close()
     child.err.close()
+    rmSync(child.socket, { force: true })
     this.#children.delete(child.worker)
     this.#options.logs.forget(child.worker)
     this.#options.onExit(child.worker, exit)
