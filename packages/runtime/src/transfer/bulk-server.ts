@@ -21,7 +21,7 @@ import {
   nonceOfHello,
   TEXT_BYTES_MAX,
 } from './bulk-protocol.ts'
-import { CHUNK_BYTES, type Chunks } from './chunks.ts'
+import { CHUNK_BYTES, chunkCount, type Chunks } from './chunks.ts'
 
 /** A reader that knows the token says so within this time. */
 const HELLO_MS = 5_000
@@ -40,8 +40,8 @@ export interface Opened {
   /** Of an object that is still arriving; absent: it is whole. */
   readonly chunks: Chunks | undefined
   /** A chunk was handed to the network. */
-  sent(bytes: number): void
-  close(): void
+  readonly sent: (bytes: number) => void
+  readonly close: () => void
 }
 
 export type OpenAnswer = Opened | { readonly kind: 'gone'; readonly reason: string } | { readonly kind: 'busy'; readonly nodes: readonly string[] }
@@ -175,6 +175,8 @@ class Session {
   async #send(request: BulkRequest, { memory, chunks, sent }: Opened): Promise<void> {
     if (memory.length !== request.bytes) return this.#write(FRAME.gone, 0, Buffer.from(`it has ${memory.length} bytes there, not ${request.bytes}`))
     let wanted: number[] = []
+    const last = chunkCount(memory.length)
+    if (request.wanted.some(([first, count]) => first + count > last)) throw new Error('it asks for chunks that there are not')
     for (const [first, count] of request.wanted) for (let index = first; index < first + count; index++) wanted.push(index)
     while (wanted.length > 0) {
       const later: number[] = []
