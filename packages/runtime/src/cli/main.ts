@@ -65,6 +65,9 @@ function version(): string {
 
 let exitStatus: number = EXIT.ok
 
+// Whoever read the output has seen enough, as `head` does.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => process.exit(error.code === 'EPIPE' ? exitStatus : EXIT.failure))
+
 const program = new Command('beamline')
   .description('Start, stop and look at Beamline clusters.')
   .version(version())

@@ -12,20 +12,41 @@ import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import type { ClusterView, Heartbeat, NodeInfo, ProcessInfo, Register } from '../net/gen/mesh.ts'
 import type { Drain, Failure, ProcessMessage } from '../net/gen/node.ts'
+import { checkListen } from '../net/endpoint.ts'
 import type { Tls } from '../net/tls.ts'
 import type { EdgeInstruction, MessageBody } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
 import type { Inventory } from '../state/node-report.ts'
 import { HeadStore } from './head.ts'
-import { isLoopback, localAddressTo, Membership } from './membership.ts'
+import { localAddressTo, Membership } from './membership.ts'
 import { Mesh, type MeshBody } from './mesh.ts'
 import { decodeOrder, decodeReport, encodeOrder, encodeReport, encodeView } from './mesh-codec.ts'
 import { type ClusterConfig, type DaemonConfig, MEMORY_STORE } from './options.ts'
 import { blobsInMemory } from '../packages/package-blobs.ts'
 import { NodePackages } from '../packages/node-packages.ts'
-import { adoptSession, type Session } from './session.ts'
+import { adoptSession, removeSession, type Session } from './session.ts'
 
 const log = debug('cluster')
+
+/**
+ * Listen for other daemons and find the cluster, or found it. A daemon that was the head and lost its lease leads again, or joins whoever leads now.
+ *
+ * @throws BeamlineError that says what is in the way; nothing is left then
+ */
+export async function openCluster(config: DaemonConfig): Promise<ClusterEdge> {
+  try {
+    return await ClusterEdge.open(config)
+  } catch (error) {
+    const { cluster } = config
+    if (cluster?.again === true && cluster.head && BeamlineError.is(error, 'HEAD_EXISTS')) {
+      return await openCluster({ ...config, cluster: { ...cluster, head: false, headAddress: error.details.address, store: MEMORY_STORE } })
+    }
+    process.stderr.write(`${BeamlineError.is(error) ? error.message : (error as Error).stack}\n`)
+    // Whoever starts a daemon reads its last lines and removes its files; one that begins again has nobody.
+    if (cluster?.again === true) removeSession(config.session)
+    process.exit(1)
+  }
+}
 
 /** Nodes that do not answer a question in this time are named as silent. */
 const ANSWER_MS = 2_000
@@ -122,13 +143,7 @@ export class ClusterEdge {
     const warn = (text: string): void => void process.stderr.write(`${text}\n`)
     const tls = cluster.tlsDir === '' ? undefined : await import('../net/tls.ts').then(({ loadTls, tlsFilesIn }) => loadTls(tlsFilesIn(cluster.tlsDir)))
     const host = cluster.host || (await localAddressTo(cluster.headAddress)) || '127.0.0.1'
-    if (!isLoopback(host) && tls === undefined && !cluster.insecure) {
-      throw new BeamlineError('INVALID_ARGUMENT', {
-        what: 'the host to listen on',
-        got: host,
-        expected: 'a loopback address, or --tls-dir so that what travels is encrypted; --insecure listens without',
-      })
-    }
+    checkListen(`${host}:${cluster.port}`, tls !== undefined, cluster.insecure)
     let head: HeadStore | undefined
     let session: Session = config.session
     if (cluster.head && cluster.store !== MEMORY_STORE) {
@@ -153,7 +168,12 @@ export class ClusterEdge {
         },
       }),
     }))
-    await edge.#open()
+    try {
+      await edge.#open()
+    } catch (error) {
+      await Promise.all([edge.mesh.close(), head?.close(false)])
+      throw error
+    }
     if (cluster.head) return edge
     return Object.assign(edge, { config: { ...config, session: adoptSession(session, { cluster: edge.#clusterId(), token: session.token }) } })
   }
@@ -437,7 +457,7 @@ export class ClusterEdge {
   #toProcess(node: string, id: string, body: MessageBody): void {
     const port = this.#port as ClusterPort
     if (port.deliver(id, body)) {
-      if (body.$case === 'leaseGranted') port.handle({ kind: 'remote-granted', node, process: id, key: body.value.key })
+      if (body.$case === 'leaseGranted') port.handle({ kind: 'remote-granted', node, process: id, key: body.value.key, lease: body.value.lease })
     } else if (this.isHead && this.#remote.has(id)) this.sendToProcess(id, undefined, body)
   }
 

@@ -424,7 +424,7 @@ export class Daemon {
       remoteGone: (process) => this.#store.processGone(process),
       answer: (what, limit) => this.#queries.answerHere(what, limit),
       drain: (reason, deadlineMs) => void this.#drain(cluster, reason, deadlineMs),
-      end: (reason) => void this.#beginAnew(reason),
+      end: (reason) => void this.#beginAnew(cluster, reason),
     }
   }
 
@@ -438,9 +438,11 @@ export class Daemon {
   }
 
   /** This node was declared dead, or may have been: nothing of it may go on. What comes next is a new node. */
-  async #beginAnew(reason: string): Promise<void> {
+  async #beginAnew(cluster: ClusterEdge, reason: string): Promise<void> {
     process.stderr.write(`node ${this.#config.session.node} ends its work: ${reason}\n`)
-    this.#next = this.#config.embedded ? undefined : successor(this.#config, this.#cluster?.headAddress ?? '')
+    const { mesh, headAddress, isHead } = cluster
+    const port = Number(mesh.address.split(':').at(-1))
+    this.#next = this.#config.embedded ? undefined : successor(this.#config, { headAddress: isHead ? '' : headAddress, port })
     await this.stop(reason, 0)
   }
 

@@ -19,6 +19,8 @@ const RETRY_MS = 200
 /** A connection that is neither taken nor refused in this time counts as silence. */
 const PROBE_MS = 1_000
 const STORE_MS = 1_000
+/** How long the first contact may take. */
+const JOIN_MS = 15_000
 
 export interface MembershipOptions {
   readonly config: ClusterConfig
@@ -73,7 +75,8 @@ export class Membership {
 
   /** Find the head: the daemon at the address, or the one that it names. */
   async find(): Promise<void> {
-    const deadline = performance.now() + this.#options.config.joinMs
+    const { again, headTimeoutMs } = this.#options.config
+    const deadline = performance.now() + (again ? headTimeoutMs : JOIN_MS)
     for (;;) {
       try {
         await this.#meet(this.#address)
@@ -277,8 +280,4 @@ export function localAddressTo(address: string): Promise<string | undefined> {
 function connectTo(address: string): ReturnType<typeof connect> {
   const [host = '', port] = address.split(/:(?=\d+$)/)
   return connect({ host: host.replace(/^\[|\]$/g, ''), port: Number(port) })
-}
-
-export function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || (isIP(host) === 4 && host.startsWith('127.'))
 }

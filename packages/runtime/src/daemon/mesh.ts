@@ -64,7 +64,12 @@ export class Mesh {
 
   /** @param port - 0: any */
   async listen(host: string, port: number): Promise<void> {
-    this.#server = await listen(`${host}:${port}`, this.#options.token, { mesh: (link) => this.#receive({ link, node: '' }, false) })
+    this.#server = await listen(
+      `${host}:${port}`,
+      this.#options.token,
+      { mesh: (link) => this.#receive({ link, node: '' }, false) },
+      { tls: this.#options.tls },
+    )
     this.#address = this.#server.addresses[0] as string
   }
 

@@ -77,8 +77,8 @@ export interface ClusterConfig {
   readonly nodeTimeoutMs: number
   readonly heartbeatMs: number
   readonly headTimeoutMs: number
-  /** How long the first contact with the head may take. */
-  readonly joinMs: number
+  /** True: the daemon was part of the cluster before, as another node: it waits longer for a head, and when it was the head there may be another. */
+  readonly again: boolean
   /** "": no TLS. */
   readonly tlsDir: string
   readonly insecure: boolean
@@ -131,7 +131,6 @@ const UNIT = 10_000
 /** Keeps nothing beyond the head's process. */
 export const MEMORY_STORE = 'memory:'
 const HEAD_PORT = 6_380
-const JOIN_MS = 15_000
 
 /** @throws BeamlineError `INVALID_ARGUMENT` that names the option */
 export function daemonConfig(options: DaemonOptions, session: Session, embedded: boolean): DaemonConfig {
@@ -180,7 +179,7 @@ function clusterConfig(options: DaemonOptions): ClusterConfig {
     nodeTimeoutMs,
     heartbeatMs: count('heartbeatMs', options.heartbeatMs ?? Math.min(1_000, Math.floor(nodeTimeoutMs / 5))),
     headTimeoutMs: count('headTimeoutMs', options.headTimeoutMs ?? 60_000),
-    joinMs: JOIN_MS,
+    again: false,
     tlsDir,
     insecure,
   }

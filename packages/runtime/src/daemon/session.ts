@@ -249,16 +249,26 @@ export function isProcess(pid: number, started: string): boolean {
   } catch (error) {
     return (error as NodeJS.ErrnoException).code === 'EPERM'
   }
-  return started === '' || started === startTime(pid)
+  const stat = statOf(pid)
+  // One that is dead and that nobody waited for is still in the table.
+  return stat === undefined || (stat[0] !== 'Z' && stat[0] !== 'X' && (started === '' || started === stat[START_TIME]))
 }
 
-/** Field 22 of /proc/<pid>/stat, after the name in parentheses. */
+/** When the process started, as the kernel counts; "" where the system does not tell. */
 export function startTime(pid: number): string {
+  return statOf(pid)?.[START_TIME] ?? ''
+}
+
+/** Place in what `statOf` returns. */
+const START_TIME = 19
+
+/** Fields of /proc/<pid>/stat from the third on, which come after the name in parentheses. */
+function statOf(pid: number): string[] | undefined {
   try {
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
-    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')[19] ?? ''
+    return stat.slice(stat.lastIndexOf(')') + 2).split(' ')
   } catch {
-    return ''
+    return undefined
   }
 }
 

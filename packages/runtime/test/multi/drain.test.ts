@@ -7,7 +7,7 @@ test('a task that runs finishes, an actor moves, objects can still be read, then
   const [head, first, second] = cluster.nodes as [TestNode, TestNode, TestNode]
   const driver = head.driver(
     async ({ init, get, remote, clusterInfo }, { tell }) => {
-      await using _cluster = await init()
+      await init()
       const from = process.env['FROM'] as string
       class Home {
         where(): string {
@@ -30,6 +30,7 @@ test('a task that runs finishes, an actor moves, objects can still be read, then
       ).remote()
       tell('slow done', { node: await get(slow) })
       await new Promise((resolve) => process.stdin.once('data', resolve))
+      process.stdin.destroy()
       tell('after', { node: await get(home.where.remote()), last: (await get(big)).at(-1) })
     },
     { env: { FROM: first.id } },

@@ -14,18 +14,22 @@ const isGone = (pid: number): boolean => {
 test('a daemon that was stopped for longer than its lease ends its workers when it wakes, and joins as another node', async () => {
   await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 1 }], nodeTimeoutMs: 2_000 })
   const [head, other] = cluster.nodes as [TestNode, TestNode]
-  const driver = head.driver(async ({ init, get, remote, clusterInfo }, { tell }) => {
-    await using _cluster = await init()
-    const run = remote(
-      async () => {
-        tell('running', { node: clusterInfo().node })
-        await new Promise((resolve) => setTimeout(resolve, 2_000))
-        return clusterInfo().node
-      },
-      { maxRetries: 5 },
-    )
-    tell('done', { node: await get(run.remote()) })
-  })
+  const driver = head.driver(
+    async ({ init, get, remote, clusterInfo }, { tell }) => {
+      await init()
+      const run = remote(
+        async (first: string) => {
+          const { node } = clusterInfo()
+          tell('running', { node })
+          if (node === first) await new Promise(() => {})
+          return node
+        },
+        { maxRetries: 5 },
+      )
+      tell('done', { node: await get(run.remote(process.env['FIRST'] ?? '')) })
+    },
+    { env: { FIRST: other.id } },
+  )
   const { by, node } = (await driver.event('running')) as unknown as { by: number; node: string }
   expect(node).toBe(other.id)
   other.pause()
@@ -43,7 +47,7 @@ test('a node whose head is silent ends its workers before the lease does', async
   await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 1 }], nodeTimeoutMs: 3_000 })
   const [head, other] = cluster.nodes as [TestNode, TestNode]
   const driver = other.driver(async ({ init, remote }, { tell }) => {
-    await using _cluster = await init()
+    await init()
     remote(async () => {
       tell('running')
       await new Promise(() => {})

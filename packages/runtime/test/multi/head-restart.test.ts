@@ -6,7 +6,7 @@ test('running tasks, named and detached actors and groups of another node surviv
   await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 4 }] })
   const [head, other] = cluster.nodes as [TestNode, TestNode]
   const driver = other.driver(async ({ init, get, remote, placementGroup, getActor }, { tell }) => {
-    await using _cluster = await init({ namespace: 'survives' })
+    await init({ namespace: 'survives' })
     class Counter {
       #count = 0
       add(): number {
@@ -24,12 +24,13 @@ test('running tasks, named and detached actors and groups of another node surviv
     }).remote()
     tell('ready')
     await new Promise((resolve) => process.stdin.once('data', resolve))
+    process.stdin.destroy()
     // The head is another process by now.
     const again = (await getActor('counter')) as unknown as { add: { remote(): never } }
     tell('counted', { count: await get(again.add.remote()) })
     tell('ran', { value: await get(running) })
     const inGroup = remote(() => 'in the group')
-    tell('group', { value: await get(inGroup.options({ placementGroup: group, bundle: 0 }).remote()) })
+    tell('group', { value: await get(inGroup.options({ placementGroup: group, bundleIndex: 0 }).remote()) })
     const created = remote(Counter, { cpus: 0 } as never).remote() as unknown as { add: { remote(): never } }
     tell('created', { count: await get(created.add.remote()) })
   })
@@ -51,9 +52,22 @@ test('two heads started at once on one store: one leads, the other says who', as
   await using cluster = await startTestCluster({ nodes: 1 })
   const [head] = cluster.nodes as [TestNode]
   const store = `sqlite:${head.temporary}/beamline-${process.getuid?.() ?? ''}/control.sqlite`
-  const second = head.exec([process.execPath, '--conditions=@beamline/source', new URL('../../src/cli/main.ts', import.meta.url).pathname, 'start', '--head', '--store', store, '--port', '0'], {
-    env: { BEAMLINE_TMPDIR: `${head.temporary}/second`, BEAMLINE_ADDRESS: undefined },
-  })
+  const second = head.exec(
+    [
+      process.execPath,
+      '--conditions=@beamline/source',
+      new URL('../../src/cli/main.ts', import.meta.url).pathname,
+      'start',
+      '--head',
+      '--store',
+      store,
+      '--port',
+      '0',
+    ],
+    {
+      env: { BEAMLINE_TMPDIR: `${head.temporary}/second`, BEAMLINE_ADDRESS: undefined },
+    },
+  )
   const { code, stderr } = await second.exited
   expect(code).toBe(1)
   expect(stderr).toMatch(/control store|head/)
