@@ -339,10 +339,11 @@ export class Runtime implements ReferencePort, PeerPort {
         void this.#releaseMemory()
         return
       case 'infeasible': {
-        const { code, ...details } = JSON.parse(body.value.detailsJson) as { code: string }
-        const error = wireError({ code, detailsJson: JSON.stringify(details) })
         this.events.emit('warning', body.value.text)
-        return this.submitter.infeasible(body.value.key, error)
+        // Nodes may join: what is queued stays queued.
+        if (body.value.waits) return
+        const { code, ...details } = JSON.parse(body.value.detailsJson) as { code: string }
+        return this.submitter.infeasible(body.value.key, wireError({ code, detailsJson: JSON.stringify(details) }))
       }
       case 'logLines':
         this.events.emit('logLines', body.value)
