@@ -71,8 +71,10 @@ export class Watcher {
   async #catchUp(): Promise<number | undefined> {
     const { revision, changes, nextDueMs } = await this.#backend.changes(this.#prefix, this.#revision)
     if (this.#closed) return undefined
-    // A store with fewer revisions than it had has lost some.
-    if (changes === undefined || revision < this.#revision) {
+    const lost = revision < this.#revision
+    // A store with fewer revisions than it had has lost some; the same number may stand for another value.
+    if (lost) for (const key of this.#known.keys()) this.#known.set(key, 0)
+    if (changes === undefined || lost) {
       const scan = await this.#backend.scan(this.#prefix)
       if (!this.#closed) this.#read(scan.revision, scan.entries, false)
     } else {

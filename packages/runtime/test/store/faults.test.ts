@@ -83,7 +83,7 @@ function onServers(start: () => Promise<Server>): void {
     const [store, other] = [await open(url), await open(direct)]
     let revision = 0
     for (let round = 1; round <= 5; round++) {
-      const lost = relay.loseNextAnswer()
+      const lost = relay.loseAnswerTo(/EVALSHA|COMMIT/)
       const next = await store.compareAndSet('a', revision, bytes(String(round)))
       await lost
       expect(next).toBe(round)
@@ -95,7 +95,7 @@ function onServers(start: () => Promise<Server>): void {
   test('a lease whose answer is lost is held by who asked', async () => {
     const { relay, url, direct } = await relayed()
     const [store, other] = [await open(url), await open(direct)]
-    const lost = relay.loseNextAnswer()
+    const lost = relay.loseAnswerTo(/EVALSHA|COMMIT/)
     const lease = (await store.lease('head', bytes('x'), 60_000))!
     await lost
     expect(lease.held).toBe(true)

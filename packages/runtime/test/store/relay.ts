@@ -4,8 +4,8 @@ import { connect, createServer, type Server, type Socket } from 'node:net'
 export class Relay {
   readonly #server: Server
   readonly #pairs = new Set<readonly [Socket, Socket]>()
-  /** The next data of the server is not passed on; its connection is cut instead. Resolved then. */
-  #lose: (() => void) | undefined
+  /** The next answer to a request with such words is not passed on; its connection is cut instead. */
+  #lose: { readonly to: RegExp; readonly lost: () => void; asked: boolean } | undefined
 
   static start(port: number): Promise<Relay> {
     const relay = new Relay(port)
@@ -18,13 +18,16 @@ export class Relay {
       const pair = [client, upstream] as const
       this.#pairs.add(pair)
       const end = (): void => this.#cut(pair)
-      client.on('data', (data) => upstream.write(data))
+      client.on('data', (data) => {
+        if (this.#lose?.to.test(data.toString('latin1')) === true) this.#lose.asked = true
+        upstream.write(data)
+      })
       upstream.on('data', (data) => {
-        const lost = this.#lose
+        const lose = this.#lose
+        if (lose?.asked !== true) return client.write(data)
         this.#lose = undefined
-        if (lost === undefined) return client.write(data)
         end()
-        lost()
+        lose.lost()
       })
       for (const socket of pair) socket.on('error', end).on('close', end)
     })
@@ -34,9 +37,10 @@ export class Relay {
     return (this.#server.address() as { port: number }).port
   }
 
-  loseNextAnswer(): Promise<void> {
+  /** Resolves when an answer was lost. */
+  loseAnswerTo(to: RegExp): Promise<void> {
     return new Promise((resolve) => {
-      this.#lose = resolve
+      this.#lose = { to, lost: resolve, asked: false }
     })
   }
 
