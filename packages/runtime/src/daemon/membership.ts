@@ -2,7 +2,7 @@
  * A node's place in a cluster whose head is elsewhere: it registers, sends heartbeats, finds the head again after that was restarted, and says when
  * this node must end its workers because it may have been declared dead (state/fence.ts).
  */
-import { connect, isIP } from 'node:net'
+import { connect } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'

@@ -123,6 +123,45 @@ describe('a head and a node that joined', () => {
     await driver.exited
   })
 
+  test('a program on a machine without a daemon brings one that lends nothing and leaves with it', async () => {
+    const before = (await cluster.members()).length
+    const driver = head.driver(
+      async ({ init, get, remote, clusterInfo }, { tell }) => {
+        await init()
+        const where = remote(() => clusterInfo().node)
+        tell('joined', { own: clusterInfo().node, cpus: clusterInfo().cpus, ran: await get(where.remote()) })
+        await new Promise((resolve) => process.stdin.once('data', resolve))
+        process.stdin.destroy()
+      },
+      { env: { BEAMLINE_TMPDIR: `${head.temporary}/elsewhere`, BEAMLINE_ADDRESS: cluster.headAddress } },
+    )
+    const { own, cpus, ran } = (await driver.event('joined')) as unknown as { own: string; cpus: number; ran: string }
+    expect(cpus).toBe(0)
+    expect([head.id, other.id]).toContain(ran)
+    const rows = await cluster.members()
+    expect(rows).toHaveLength(before + 1)
+    expect(rows.find(({ node }) => node === own)).toMatchObject({ state: 'ALIVE', head: false })
+    driver.write('go\n')
+    expect((await driver.exited).code).toBe(0)
+    await cluster.waitDead(own)
+  })
+
+  test('a wrong token, and an address where nobody listens, are said at once', async () => {
+    const driver = (env: Record<string, string>): Promise<{ stdout: string }> =>
+      head.driver(
+        async ({ init }, { tell }) => {
+          const error = await init().then(
+            () => undefined,
+            (reason: Error & { code: string }) => reason,
+          )
+          tell('outcome', { code: error?.code, message: error?.message })
+        },
+        { env: { BEAMLINE_TMPDIR: `${head.temporary}/elsewhere`, BEAMLINE_ADDRESS: cluster.headAddress, ...env } },
+      ).exited
+    expect((await driver({ BEAMLINE_TOKEN: 'wrong' })).stdout).toMatch(/refused the token/)
+    expect((await driver({ BEAMLINE_TOKEN: '' })).stdout).toMatch(/INVALID_ARGUMENT.*token/)
+  })
+
   test('lists and status show the whole cluster from either node', async () => {
     for (const node of [head, other]) {
       const workers = await node.list<Worker>('workers')
