@@ -278,6 +278,14 @@ export class Lineage {
     this.#port.findCopy(entry, place)
   }
 
+  /** The entry is about to get another value, while a copy of the lost one is looked for. */
+  superseded(entry: ObjectEntry): void {
+    const { producer } = entry
+    if (!(producer instanceof CopySearch)) return
+    entry.producer = producer.maker
+    this.#port.discard(entry, producer.lost)
+  }
+
   /** The answer of `findCopy`. */
   copyFound(entry: ObjectEntry, place: Place | undefined): void {
     const search = entry.producer
@@ -334,7 +342,7 @@ export class Lineage {
     for (const entry of [...kept.results.values()]) {
       if (entry.stored !== undefined) {
         if (entry.stored.kind === 'error') kept.results.delete(entry.number)
-      } else if (entry.producer === record) {
+      } else if (entry.producer === record && entry.isHeld) {
         if (error) this.#fail(entry, `running "${record.template.name}" again failed: ${error.message}`, error)
         else this.#later(() => this.#remake(entry)) // lost again while it ran
       }

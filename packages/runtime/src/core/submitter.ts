@@ -188,11 +188,15 @@ export class Submitter implements ShapePort {
 
   /** Ends a call with an error in place of its results. */
   fail(record: TaskRecord, error: Error): void {
-    this.#finish(record, error, () => record.fail(record.rebuilding ? this.#runtime.lineage.rerunFailed(record, error) : error))
+    this.#finish(record, error, () => {
+      if (!record.rebuilding) return record.fail(error)
+      for (const output of record.outputs) this.#runtime.lineage.superseded(output)
+      return record.fail(this.#runtime.lineage.rerunFailed(record, error))
+    })
   }
 
   /** Ends a call: `settle` makes its outputs ready, then what it held is let go, or kept for when they are lost. */
-  #finish(record: TaskRecord, error: Error | undefined, settle: () => void): void {
+  #finish(record: TaskRecord, error: Error | undefined, settle: () => unknown): void {
     if (record.phase === 'done') return
     record.phase = 'done'
     if (!record.stream) this.#runtime.keepAlive.done()
@@ -405,6 +409,7 @@ export class Submitter implements ShapePort {
       if (isWanted) references.toRef(entry)
       store.own(stored.place, entry.number, record.template.name)
     }
+    if (record.rebuilding) lineage.superseded(entry)
     entry.settle(stored)
     if (!isWanted) return this.#runtime.discard(entry, stored)
     if (stored.kind === 'place' || extrasOf(stored)) lineage.made(record, entry)
