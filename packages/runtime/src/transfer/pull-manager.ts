@@ -19,6 +19,8 @@ import { type FetchOutcome, type PullEvent, type PullFailure, type PullInstructi
 /** Fetches from one node at a time: enough to hide the round trips of small objects. Blocked readers may use a few more. */
 const STREAMS_PER_NODE = 4
 const STREAMS_PER_NODE_GET = 6
+/** Pulls that have memory at a time, however small they are: more would only wait for streams. */
+const ACTIVE_MAX = 256
 /** Back-off of a source that failed, and of one that is busy. */
 const FAILED_REST_MS = 100
 const FAILED_REST_MAX_MS = 5_000
@@ -247,14 +249,15 @@ export class PullManager {
   /** Walks the pulls from the first: those that fit get memory. Behind one that does not, only those stay that fit beside all before them. */
   #admit(roomBytes: number): void {
     let left = roomBytes + this.#activeBytes
-    let first = true
+    let admitted = 0
     const seen = new Set<Pull>()
     const admit = (pull: Pull): boolean => {
-      const fits = pull.bytes <= left || first
+      const first = admitted === 0
+      const fits = first || (pull.bytes <= left && admitted < ACTIVE_MAX)
       if (fits) {
         left = Math.max(0, left - pull.bytes)
+        admitted++
         if (pull.state === 'waiting') this.#allocate(pull, first || pull.use === 'get')
-        first = false
       } else if (pull.state !== 'waiting') this.#leave(pull)
       seen.add(pull)
       return fits

@@ -5,10 +5,12 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { connect } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, describe, expect, test } from 'vitest'
+import { afterEach, describe, expect, test, vi } from 'vitest'
 import { generateTls } from '../../src/net/tls.ts'
 import { CHUNK_BYTES } from '../../src/transfer/chunks.ts'
 import { holds, PlaneCluster, type PlaneClusterOptions, type PlaneProcess } from './plane-cluster.ts'
+
+vi.setConfig({ testTimeout: 60_000 }) // processes start, and tens of megabytes are made and compared
 
 const MiB = 1_048_576
 const NAME = { owner: '00000000000000aa', object: 7 }

@@ -210,6 +210,16 @@ describe('admission', () => {
     ])
   })
 
+  test('takes at most 256 at a time, and a reader before the last of them', () => {
+    const { want } = pulls()
+    const all = Array.from({ length: 300 }, (_, index) => started(want(`w${index}`, `a${index}`, 'argument', 1)))
+    expect(all.flat()).toHaveLength(256)
+    expect(want('w', 'get', 'get', 1)).toEqual([
+      { kind: 'allocate', key: 'get', bytes: 1, urgent: true },
+      { kind: 'abandon', key: 'a255' },
+    ])
+  })
+
   test('opens few streams to a node at a time, some of them for readers only', () => {
     const { handle, want, ended } = pulls()
     const fetches: string[] = []
