@@ -135,14 +135,3 @@ function readPem(path: string): Buffer {
     throw new BeamlineError('FILE_UNREADABLE', { path, part: '', reason: (error as Error).message })
   }
 }
-
-/**
- * Whether to listen at `HOST:PORT`: beyond loopback only encrypted, or when told that the network is private.
- *
- * @throws BeamlineError LISTEN_REFUSED
- */
-export function checkListen(address: string, tls: boolean, insecure: boolean): void {
-  const host = address.replace(/:\d+$/, '').replace(/^\[(.*)\]$/, '$1')
-  const loopback = host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host)
-  if (!loopback && !tls && !insecure) throw new BeamlineError('LISTEN_REFUSED', { address })
-}

@@ -8,7 +8,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from 'vitest'
 import { BeamlineError } from '../../src/errors.ts'
 import type { PeerMessage } from '../../src/net/gen/peer.ts'
 import { dial, type Link, listen, PEER_SERVICE } from '../../src/net/link.ts'
-import { checkListen, generateTls, loadTls, type Tls, tlsFilesIn } from '../../src/net/tls.ts'
+import { checkListen } from '../../src/net/endpoint.ts'
+import { generateTls, loadTls, type Tls, tlsFilesIn } from '../../src/net/tls.ts'
 import { relay } from './relay.ts'
 
 const dir = mkdtempSync(join(tmpdir(), 'beamline-tls-'))
