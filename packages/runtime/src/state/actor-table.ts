@@ -492,6 +492,7 @@ export class ActorTable {
   #die(actor: Actor, cause: Failure): void {
     if (actor.state === 'DEAD') return
     actor.state = 'DEAD'
+    actor.unheard = false
     this.#waiting.delete(actor)
     actor.cause = cause
     actor.stopping = undefined

@@ -206,6 +206,10 @@ export class ControlState {
       this.#out.push({ kind: 'node-refused', node, code: 'NODE_LOST', reason })
       return
     }
+    if (this.nodes.numberTaken(info)) {
+      this.#out.push({ kind: 'node-refused', node, code: 'NODE_LOST', reason: `its number ${info.number} is another node's by now` })
+      return
+    }
     const known = this.nodes.members.get(node)
     const drains = known?.state === 'DRAINING' || known?.info.state === 'DRAINING'
     const first = known === undefined || known.state === 'AWAY'
@@ -232,6 +236,7 @@ export class ControlState {
     const { node, available, queued, storeUsedBytes, nowMs } = event
     const tombstone = this.nodes.tombstones.get(node)
     if (tombstone !== undefined) return void this.#out.push({ kind: 'node-refused', node, code: 'NODE_LOST', reason: tombstone.reason })
+    this.#nowMs = Math.max(this.#nowMs, nowMs)
     if (this.nodes.heard(node, available, queued, storeUsedBytes, nowMs)) this.#news.nodes.add(node)
   }
 

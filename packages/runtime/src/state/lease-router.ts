@@ -34,6 +34,8 @@ interface Share {
   units: number
   /** Grants of this node for this demand that arrived. */
   seen: number
+  /** The last of them: ids of one node grow. */
+  lastLease: number
   /** Since when its units wait without a grant. */
   sinceMs: number
 }
@@ -138,10 +140,11 @@ export class LeaseRouter {
   }
 
   /** A node granted one unit. */
-  granted(process: string, key: number, node: string): RouterInstruction[] {
+  granted(process: string, key: number, node: string, lease: number): RouterInstruction[] {
     const demand = this.demands.get(process)?.get(key)
     const share = demand?.shares.get(node)
-    if (demand === undefined || share === undefined) return []
+    if (demand === undefined || share === undefined || lease <= share.lastLease) return []
+    share.lastLease = lease
     share.seen++
     share.sinceMs = this.#nowMs
     demand.wanted = Math.max(0, demand.wanted - 1)
@@ -261,7 +264,7 @@ export class LeaseRouter {
   #add(demand: RoutedDemand, node: KnownNode, units: number): void {
     let share = demand.shares.get(node.node)
     if (share === undefined) {
-      share = { node, units: 0, seen: 0, sinceMs: this.#nowMs }
+      share = { node, units: 0, seen: 0, lastLease: -1, sinceMs: this.#nowMs }
       demand.shares.set(node.node, share)
     }
     if (share.units === 0) share.sinceMs = this.#nowMs

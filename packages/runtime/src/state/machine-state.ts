@@ -4,6 +4,7 @@
  *
  * A cluster of one machine that cannot grow needs no router: its node gets the demands as they come.
  */
+import type { Register } from '../net/gen/mesh.ts'
 import { ClusterView, type LostNode } from './cluster-view.ts'
 import { type ControlConfig, ControlState } from './control-state.ts'
 import type { ControlEvent, ControlInstruction, EdgeInstruction, NodeEvent, NodeInstruction, View } from './events.ts'
@@ -33,7 +34,7 @@ export type MachineEvent =
   /** What the head tells every node. */
   | { readonly kind: 'view'; readonly view: View }
   /** Another node granted a lease to a process of this one. */
-  | { readonly kind: 'remote-granted'; readonly node: string; readonly process: string; readonly key: number }
+  | { readonly kind: 'remote-granted'; readonly node: string; readonly process: string; readonly key: number; readonly lease: number }
 
 export class MachineState {
   readonly node: NodeState
@@ -105,13 +106,16 @@ export class MachineState {
         this.#seeOwn()
         return this.#route(this.router.demand(event), out)
       case 'remote-granted':
-        return this.#route(this.router.granted(event.process, event.key, event.node), out)
+        return this.#route(this.router.granted(event.process, event.key, event.node, event.lease), out)
       case 'lease-return':
       case 'lease-blocked':
       case 'worker-kill':
         return this.#aboutLease(event, out)
       case 'view':
         return this.#seen(event.view, out)
+      case 'node-registered':
+        if (head) this.#registered(event.register, out)
+        return
       case 'restore':
         if (!head) return
         this.#toControl(event, out)
@@ -128,7 +132,6 @@ export class MachineState {
       case 'bundles-prepared':
       case 'bundles-refused':
       case 'worker-bound':
-      case 'node-registered':
       case 'node-heartbeat':
       case 'node-drain':
       case 'node-left':
@@ -148,6 +151,18 @@ export class MachineState {
     const node = { ...info, state: 'ALIVE', cause: undefined, queued: 0, storeBytes: 0, storeUsedBytes: 0, pid: 0, head: true }
     this.#toControl({ kind: 'node-registered', register: { node, processes: [], actors: [], groups: [] } }, out)
     this.#toNode({ kind: 'registered', number: this.control.nodes.members.get(config.node)?.number ?? 0 }, out)
+  }
+
+  /** Its processes are known from then on, here as at control. */
+  #registered(register: Register, out: EdgeInstruction[]): void {
+    const node = register.node?.node ?? ''
+    if (node !== this.node.tables.config.node && !this.control.nodes.tombstones.has(node)) {
+      for (const { process, kind, pid, address, job, jobId } of register.processes) {
+        const processKind = kind === 'driver' || kind === 'worker' ? kind : 'cli'
+        this.#toNode({ kind: 'process-attached', process, node, processKind, pid, address, job, jobId }, out)
+      }
+    }
+    this.#toControl({ kind: 'node-registered', register }, out)
   }
 
   #seen(view: View, out: EdgeInstruction[]): void {
@@ -233,7 +248,7 @@ export class MachineState {
           out.push(instruction)
           const { process, node, message } = instruction
           if (this.role.growable && node === undefined && message.$case === 'leaseGranted')
-            this.#route(this.router.granted(process, message.value.key, this.node.tables.config.node), out)
+            this.#route(this.router.granted(process, message.value.key, this.node.tables.config.node, message.value.lease), out)
           break
         }
         case 'worker-spawn':

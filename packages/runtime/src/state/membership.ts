@@ -6,6 +6,7 @@
 import type { NodeInfo } from '../net/gen/mesh.ts'
 import type { Failure, Resources } from '../net/gen/node.ts'
 import { nodeLost } from './cluster-view.ts'
+import { HOST_LABEL, NODE_LABEL } from './labels.ts'
 import { type Amounts, copyAmounts, type NodeOffer, take } from './policy.ts'
 
 /** One living node. As a {@link NodeOffer}, `available` is what is left after what was sent there since its last heartbeat. */
@@ -44,17 +45,25 @@ export class Membership {
     this.#config = config
   }
 
+  /** Its number is another node's: leases that it granted could not be told from that one's. */
+  numberTaken(info: NodeInfo): boolean {
+    if (info.number === 0 || this.members.has(info.node)) return false
+    for (const { number } of this.members.values()) if (number === info.number) return true
+    for (const { number } of this.tombstones.values()) if (number === info.number) return true
+    return false
+  }
+
   /** A node that is there now. Its number is its own, when it has one from an earlier head, or the next. */
   put(info: NodeInfo): Member {
     const known = this.members.get(info.node)
-    const kept = known?.number ?? (info.number > 0 && ![...this.members.values()].some(({ number }) => number === info.number) ? info.number : undefined)
-    const number = kept ?? this.nextNumber
+    const number = known?.number ?? (info.number > 0 ? info.number : this.nextNumber)
     this.nextNumber = Math.max(this.nextNumber, number + 1)
     const state = known?.state === 'DRAINING' ? 'DRAINING' : 'ALIVE'
     const total = info.total ?? NONE
     const available = copyAmounts(info.available ?? total)
-    const { node, labels, queued } = info
-    const fresh = { ...info, number, state, cause: undefined, available: info.available ?? total }
+    const { node, queued } = info
+    const labels = { ...info.labels, [NODE_LABEL]: node, [HOST_LABEL]: info.host }
+    const fresh = { ...info, number, labels, state, cause: undefined, available: info.available ?? total }
     const member: Member = { node, number, info: fresh, state, total, labels, available, queued, lastSeenMs: this.#nowMs, actors: known?.actors ?? 0 }
     this.members.set(node, member)
     return member

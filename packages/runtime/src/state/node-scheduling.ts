@@ -45,7 +45,11 @@ interface Pass {
 }
 
 export function schedule(node: NodeTables): void {
-  if (node.queue.length === 0 || node.number === undefined || node.draining !== '') return
+  if (node.queue.length === 0) return
+  if (node.number === undefined || node.draining !== '') {
+    for (const entry of node.queue) entry.reason = node.draining === '' ? 'this node has not joined the cluster yet' : `this node drains: ${node.draining}`
+    return
+  }
   const pass: Pass = { undo: [], claimed: new Map(), incoming: incoming(node) }
   // Units of an entry that are granted when a worker in start arrives.
   const units = new Map<Entry, number>()
