@@ -5,7 +5,9 @@
 import { defineConfig } from 'vitest/config'
 
 const conditions = ['@beamline/source', 'module', 'node', 'development|production']
+// Functions that tests hand to other processes travel as they are written.
 const everyProject = {
+  oxc: { target: 'esnext' as const },
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: ['@beamline/source', 'node'] } },
 }

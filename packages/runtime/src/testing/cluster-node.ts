@@ -218,7 +218,7 @@ export class TestNode {
 
   /**
    * Runs a driver on this node: a file for Node, or a function that uses nothing but its parameters and gets the runtime and this package's
-   * helpers. `init()` in it finds the cluster.
+   * helpers. `init()` in it finds the cluster. Under vitest such a function must not `import()`: its text would be another.
    *
    * @example
    * const driver = node.driver(async ({ init, get, remote }, { tell }) => {

@@ -61,6 +61,7 @@ interface TaskRow {
 }
 
 const HEAD_PORT = 6_380
+const LOG_LINES = 30
 const END_MS = 5_000
 const BASELINE_MS = 60_000
 
@@ -74,8 +75,9 @@ export async function startTestCluster(options: TestClusterOptions): Promise<Tes
   try {
     await cluster.start()
   } catch (error) {
+    const logs = cluster.nodes.map((node) => `node ${node.index} said:\n${node.log().split('\n').slice(-LOG_LINES).join('\n')}`)
     await cluster.remove()
-    throw error
+    throw new Error(`the test cluster did not start: ${(error as Error).message}\n${logs.join('\n')}`, { cause: error })
   }
   return cluster
 }

@@ -69,7 +69,7 @@ describe.skipIf(unavailable !== undefined && process.env['CI'] === undefined)(
       const outside = new Program(wire('connect', b.address, String(PORT)))
       onTestFinished(() => outside[Symbol.asyncDispose]())
       await outside.event('connected')
-    expect(server.events.map(({ event }) => event)).toEqual(['listening', 'accepted'])
+      expect(server.events.map(({ event }) => event)).toEqual(['listening', 'accepted'])
     })
 
     test('a cut between two leaves the others alone and loses nothing when it heals', async () => {
