@@ -252,10 +252,11 @@ async function jobOf(options: InitOptions, spread: boolean): Promise<{ readonly 
   if (spread) {
     const { findCodeRoot } = await import('../packages/code-root.ts')
     const { packCode } = await import('../packages/pack.ts')
-    root = workingDir === '' ? findCodeRoot(entry || join(cwd, 'repl')) : realpathSync(workingDir)
+    const codeRoot = workingDir === '' ? findCodeRoot(entry || join(cwd, 'repl')) : { root: realpathSync(workingDir), isLoose: false }
+    root = codeRoot.root
     // A folder that other machines do not have would fail there.
     if (workingDir === '' && cwd !== root && !cwd.startsWith(`${root}/`)) cwd = root
-    code = packCode(root)
+    code = packCode(codeRoot)
   }
   const job = {
     name: basename(entry) || 'driver',

@@ -23,7 +23,10 @@ interface Rules {
   readonly rules: Ignore
 }
 
-export function codeFiles(root: string): CodeFile[] {
+const LOOSE_CODE = /\.([cm]?[jt]sx?|json|wasm|node)$/
+
+/** @param isLoose - only code directly in the root */
+export function codeFiles(root: string, isLoose: boolean = false): CodeFile[] {
   const files: CodeFile[] = []
   const top = realpathSync(root)
   const visit = (folder: string, above: readonly Rules[]): void => {
@@ -32,6 +35,7 @@ export function codeFiles(root: string): CodeFile[] {
     for (const entry of readdirSync(join(top, folder), { withFileTypes: true }).sort((a, b) => (a.name < b.name ? -1 : 1))) {
       const path = folder === '' ? entry.name : `${folder}/${entry.name}`
       if (NEVER.has(entry.name) || isIgnored(rules, path, entry.isDirectory())) continue
+      if (isLoose && !(entry.isFile() && LOOSE_CODE.test(entry.name))) continue
       if (entry.isDirectory()) visit(path, rules)
       else if (entry.isFile()) files.push({ path, bytes: lstatSync(join(top, path)).size, link: undefined })
       else if (entry.isSymbolicLink()) addLink(top, path, files)

@@ -2,18 +2,25 @@
  * The folder that holds a program's code: what other machines need of it.
  *
  * Upwards from the entry file, the first of these that there is: the folder of its git repository; of its workspace (pnpm-workspace.yaml, or a
- * package.json with `workspaces`); the nearest with a package.json; else its own. Never the home folder or `/`, which hold much more than a program.
+ * package.json with `workspaces`); the nearest with a package.json. Never the home folder or `/`, which hold much more than a program. A script
+ * outside of all that is loose: its folder may hold anything, so of it only the code directly beside the script is meant.
  */
 import { existsSync, readFileSync, realpathSync } from 'node:fs'
 import { homedir } from 'node:os'
 import { dirname, join } from 'node:path'
 
-/** @param entry - the file that the program was started with, or the folder where it was typed */
-export function findCodeRoot(entry: string): string {
+export interface CodeRoot {
+  readonly root: string
+  readonly isLoose: boolean
+}
+
+/** @param entry - the file that the program was started with */
+export function findCodeRoot(entry: string): CodeRoot {
   const own = dirname(real(entry))
   const folders: string[] = []
   for (let folder = own; folder !== dirname(folder) && folder !== homedir(); folder = dirname(folder)) folders.push(folder)
-  return folders.find((folder) => existsSync(join(folder, '.git'))) ?? folders.find(isWorkspace) ?? folders.find(isPackage) ?? own
+  const root = folders.find((folder) => existsSync(join(folder, '.git'))) ?? folders.find(isWorkspace) ?? folders.find(isPackage)
+  return { root: root ?? own, isLoose: root === undefined }
 }
 
 function real(path: string): string {

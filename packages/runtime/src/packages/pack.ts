@@ -9,15 +9,29 @@ import { PackSync } from 'tar'
 import { BeamlineError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { type CodeFile, codeFiles } from './code-files.ts'
+import type { CodeRoot } from './code-root.ts'
 
 export interface CodePackage {
   readonly digest: string
   readonly bytes: Buffer
 }
 
-/** @throws BeamlineError `CODE_TOO_LARGE` with the largest files */
-export function packCode(root: string, limitBytes: number = LIMITS.packageBytesMax): CodePackage {
-  const files = codeFiles(root)
+/** Files may change or go while they are read: all is read again then. */
+const ATTEMPTS = 3
+
+/** @throws BeamlineError `CODE_TOO_LARGE` with the largest files, `FILE_UNREADABLE` */
+export function packCode({ root, isLoose }: CodeRoot, limitBytes: number = LIMITS.packageBytesMax): CodePackage {
+  for (let attempt = 1; ; attempt++) {
+    try {
+      return pack(root, codeFiles(root, isLoose), limitBytes)
+    } catch (error) {
+      if (BeamlineError.is(error)) throw error
+      if (attempt === ATTEMPTS) throw new BeamlineError('FILE_UNREADABLE', { path: root, part: 'its code', reason: (error as Error).message }, { cause: error })
+    }
+  }
+}
+
+function pack(root: string, files: readonly CodeFile[], limitBytes: number): CodePackage {
   const total = files.reduce((sum, { bytes }) => sum + bytes, 0)
   if (total > limitBytes) throw new BeamlineError('CODE_TOO_LARGE', { root, bytes: total, limitBytes, files: files.length, largest: largest(files) })
   const archive = new PackSync({ cwd: root, gzip: true, portable: true, noDirRecurse: true, mtime: new Date(0) })

@@ -13,15 +13,20 @@ const paths = (root: string): string[] => codeFiles(root).map(({ path }) => path
 
 test('the code root is the git repository, else the workspace, else the package, else the folder of the entry file', () => {
   const repository = folder({ '.git/HEAD': '', 'apps/a/package.json': '{}', 'apps/a/src/main.ts': '' })
-  expect(findCodeRoot(join(repository, 'apps/a/src/main.ts'))).toBe(repository)
+  expect(findCodeRoot(join(repository, 'apps/a/src/main.ts'))).toEqual({ root: repository, isLoose: false })
   const workspace = folder({ 'package.json': '{"workspaces":["apps/*"]}', 'apps/a/package.json': '{}', 'apps/a/src/main.ts': '' })
-  expect(findCodeRoot(join(workspace, 'apps/a/src/main.ts'))).toBe(workspace)
+  expect(findCodeRoot(join(workspace, 'apps/a/src/main.ts'))).toEqual({ root: workspace, isLoose: false })
   const pnpm = folder({ 'pnpm-workspace.yaml': '', 'apps/a/package.json': '{}', 'apps/a/main.ts': '' })
-  expect(findCodeRoot(join(pnpm, 'apps/a/main.ts'))).toBe(pnpm)
+  expect(findCodeRoot(join(pnpm, 'apps/a/main.ts'))).toEqual({ root: pnpm, isLoose: false })
   const single = folder({ 'package.json': '{}', 'src/main.ts': '' })
-  expect(findCodeRoot(join(single, 'src/main.ts'))).toBe(single)
+  expect(findCodeRoot(join(single, 'src/main.ts'))).toEqual({ root: single, isLoose: false })
   const loose = folder({ 'src/main.ts': '' })
-  expect(findCodeRoot(join(loose, 'src/main.ts'))).toBe(join(loose, 'src'))
+  expect(findCodeRoot(join(loose, 'src/main.ts'))).toEqual({ root: join(loose, 'src'), isLoose: true })
+})
+
+test('of a script that belongs to nothing only the code beside it travels', () => {
+  const root = folder({ 'main.ts': '', 'lib.mjs': '', 'options.json': '', 'photo.jpg': '', 'other/thing.ts': '', 'link.ts': '-> main.ts' })
+  expect(codeFiles(root, true).map(({ path }) => path)).toEqual(['lib.mjs', 'main.ts', 'options.json'])
 })
 
 test('.gitignore files decide, deeper ones over higher ones; .git and node_modules never travel', () => {
@@ -69,18 +74,18 @@ test('equal code has one name, whenever and wherever it was written; other code 
   const first = folder(files)
   const second = folder(Object.fromEntries(Object.entries(files).reverse()))
   utimesSync(join(second, 'main.ts'), 1, 1)
-  const digest = packCode(first).digest
+  const digest = packCode({ root: first, isLoose: false }).digest
   expect(digest).toMatch(/^[0-9a-f]{64}$/)
-  expect(packCode(second).digest).toBe(digest)
+  expect(packCode({ root: second, isLoose: false }).digest).toBe(digest)
   writeFileSync(join(second, 'main.ts'), 'export const a = 2\n')
-  expect(packCode(second).digest).not.toBe(digest)
+  expect(packCode({ root: second, isLoose: false }).digest).not.toBe(digest)
 })
 
 test('what is packed is unpacked byte by byte, with its links', async () => {
   const content = Buffer.from(Array.from({ length: 100_000 }, (_, i) => (i * 31) % 251))
   const elsewhere = folder({ 'shared.json': '{"shared":1}' })
   const root = folder({ 'a/b/main.ts': 'main', '@scope/x.bin': content, 'link.ts': '-> a/b/main.ts', 'shared.json': `-> ${elsewhere}/shared.json`, empty: '' })
-  const { digest, bytes } = packCode(root)
+  const { digest, bytes } = packCode({ root, isLoose: false })
   const cache = new PackageCache({ dir: join(folder(), 'packages'), fetch: async () => bytes })
   const unpacked = await cache.folder(digest, 'job')
   expect(paths(unpacked)).toEqual(['@scope/x.bin', 'a/b/main.ts', 'empty', 'link.ts', 'shared.json'])
@@ -93,7 +98,7 @@ test('code over the limit is refused, and the largest files are named', () => {
   const root = folder({ 'main.ts': '', 'data/model.bin': Buffer.alloc(3 << 20), 'data/small.bin': Buffer.alloc(1 << 20) })
   const refused = (() => {
     try {
-      packCode(root, 2 << 20)
+      packCode({ root, isLoose: false }, 2 << 20)
     } catch (error) {
       return error
     }

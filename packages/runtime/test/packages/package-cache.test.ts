@@ -6,7 +6,7 @@ import { type CodePackage, packCode } from '../../src/packages/pack.ts'
 import { PackageCache } from '../../src/packages/package-cache.ts'
 import { folder } from './folder.ts'
 
-const code = (text: string, bytes: number = 0): CodePackage => packCode(folder({ 'main.ts': text, 'data.bin': Buffer.alloc(bytes) }))
+const code = (text: string, bytes: number = 0): CodePackage => packCode({ root: folder({ 'main.ts': text, 'data.bin': Buffer.alloc(bytes) }), isLoose: false })
 
 function cacheOf(packages: readonly CodePackage[], quotaBytes?: number): { cache: PackageCache; dir: string; fetched: string[] } {
   const dir = join(folder(), 'packages')
