@@ -381,6 +381,30 @@ test('with TLS an object comes over several connections, and nobody without a ce
   }
 })
 
+test('every message between nodes may arrive twice', async () => {
+  const [source, a, b, c] = (await start({ nodes: 4, copiesOfMessages: 2 })) as [PlaneProcess, PlaneProcess, PlaneProcess, PlaneProcess]
+  await source.put(NAME, MiB)
+  for (const node of [a, b]) {
+    const { id, pinned } = node.pin(NAME, MiB, source)
+    expect(holds(await pinned, NAME)).toBe(true)
+    node.tell({ kind: 'unpin', process: 'reader', pin: id })
+  }
+  const moved = { ...NAME, object: 8 }
+  await source.put(moved, MiB)
+  source.tell({ kind: 'free', name: NAME })
+  for (const node of [a, b]) await eventually(async () => expect((await node.look()).objects).toEqual([]))
+  expect(await source.drain(10_000)).toEqual({ moved: 1, failed: 0 })
+  expect(source.toProcesses).toHaveLength(1)
+  const primary = cluster!.node((source.toProcesses[0]!.body as { value: { objects: { node: string }[] } }).value.objects[0]!.node)!
+  await cluster!.kill(primary)
+  const asker = [a, b, c].find((node) => node !== primary)!
+  asker.tell({ kind: 'recover', process: NAME.owner, request: 9, object: moved.object, lostNode: primary.node })
+  expect((await asker.toProcess()).body).toMatchObject({ $case: 'objectRecovered', value: { request: 9, node: source.node } })
+  expect(holds(await asker.pin(moved, MiB, source).pinned, moved)).toBe(true)
+  expect((await source.look()).objects).toMatchObject([{ key: `${NAME.owner}:8`, state: 'primary' }])
+  expect(asker.toProcesses).toEqual([])
+})
+
 test('a node that closes its plane ends all connections', async () => {
   const [source, reader] = await start({ nodes: 2 })
   await source.put(NAME, MiB)

@@ -23,6 +23,8 @@ export interface PlaneClusterOptions {
   readonly env?: Readonly<Record<string, string>>
   /** Of each node; default: the same. */
   readonly tokens?: readonly string[]
+  /** Every message between nodes arrives so often; default 1. */
+  readonly copiesOfMessages?: number
 }
 
 export class PlaneProcess {
@@ -109,7 +111,9 @@ export class PlaneProcess {
         this.#cluster.listening()
         break
       case 'to-node':
-        this.#cluster.node(tale.node)?.tell({ kind: 'mesh', from: this.node, body: tale.body })
+        for (let copy = 0; copy < this.#cluster.copiesOfMessages; copy++) {
+          this.#cluster.node(tale.node)?.tell({ kind: 'mesh', from: this.node, body: tale.body })
+        }
         break
       case 'to-process': {
         const { process, body } = tale
@@ -135,16 +139,18 @@ export class PlaneProcess {
 
 export class PlaneCluster {
   readonly nodes: PlaneProcess[] = []
+  readonly copiesOfMessages: number
   readonly #directory: string
   readonly #relays: Relay[] = []
   #listening: () => void = () => {}
 
-  private constructor() {
+  private constructor(copiesOfMessages: number) {
+    this.copiesOfMessages = copiesOfMessages
     this.#directory = mkdtempSync(join(MEMORY, 'beamline-transfer-'))
   }
 
-  static async start({ nodes, capacityBytes = 2 ** 30, tlsDir = '', env = {}, tokens = [] }: PlaneClusterOptions): Promise<PlaneCluster> {
-    const cluster = new PlaneCluster()
+  static async start({ nodes, capacityBytes = 2 ** 30, tlsDir = '', env = {}, tokens = [], copiesOfMessages = 1 }: PlaneClusterOptions): Promise<PlaneCluster> {
+    const cluster = new PlaneCluster(copiesOfMessages)
     for (let index = 0; index < nodes; index++) {
       const node = `node${index}`
       const directory = join(cluster.#directory, node)
