@@ -189,6 +189,25 @@ describe('a network that fails', () => {
     expect((await reader.look()).objects).toEqual([])
   })
 
+  test('a source from which nothing comes is left after five seconds, and asked again', async () => {
+    const [source, reader] = await start({ nodes: 2 })
+    await source.put(NAME, 32 * MiB)
+    const relay = await cluster!.relay(source)
+    let silent = false
+    relay.onBytes = (_bytes, position) => {
+      if (position > 12 * MiB && !silent) {
+        silent = true
+        relay.swallow()
+      }
+      return true
+    }
+    const startMs = performance.now()
+    expect(holds(await reader.pin(NAME, 32 * MiB, source).pinned, NAME)).toBe(true)
+    expect(performance.now() - startMs).toBeGreaterThan(5_000)
+    expect(relay.connections).toBe(2)
+    await expectRest(source)
+  })
+
   test('connections that break at every fifth chunk bring everything in the end', async () => {
     const [source, reader] = await start({ nodes: 2, env: { BEAMLINE_TEST_FAULTS: 'bulk.chunk:request=0.2;seed=3' } })
     await source.put(NAME, 64 * MiB)

@@ -263,6 +263,15 @@ export class Relay {
     return relay
   }
 
+  /** From now on the connections that there are bring nothing more, and do not break either. */
+  swallow(): void {
+    for (const socket of this.#sockets) {
+      socket.removeAllListeners('data')
+      socket.unpipe()
+      socket.pause()
+    }
+  }
+
   cut(): void {
     for (const socket of this.#sockets) socket.destroy()
   }
