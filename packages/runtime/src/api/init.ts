@@ -248,14 +248,13 @@ async function jobOf(options: InitOptions, spread: boolean): Promise<{ readonly 
     const hint = 'make it, or pass the folder that holds the code'
     throw new BeamlineError('ENVIRONMENT_INVALID', { what: 'env.workingDir', path: workingDir, host: hostname(), reason: 'it does not exist', hint })
   }
-  let [root, cwd, code]: [string, string, CodePackage | undefined] = ['', workingDir || process.cwd(), undefined]
+  const cwd = workingDir || process.cwd()
+  let [root, code]: [string, CodePackage | undefined] = ['', undefined]
   if (spread) {
     const { findCodeRoot } = await import('../packages/code-root.ts')
     const { packCode } = await import('../packages/pack.ts')
     const codeRoot = workingDir === '' ? findCodeRoot(entry || join(cwd, 'repl')) : { root: realpathSync(workingDir), isLoose: false }
     root = codeRoot.root
-    // A folder that other machines do not have would fail there.
-    if (workingDir === '' && cwd !== root && !cwd.startsWith(`${root}/`)) cwd = root
     code = packCode(codeRoot)
   }
   const job = {

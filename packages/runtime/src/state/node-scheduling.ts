@@ -280,9 +280,9 @@ function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: A
     node.out.push({ kind: 'worker-bound', worker: worker.id, job: entry.job })
     worker.bindKey = bindKeyOf(entry, allocation.gpus)
     const env = { ...config.env, ...gpuEnv, ...entry.shape.env }
-    const { workingDir: cwd, modules } = entry.shape
-    const { entry: file, namespace, root, package: digest } = config
-    const code = { cwd, entry: file, root, package: digest, packageDir: '', modules: [...modules], failure: undefined }
+    const { workingDir, modules } = entry.shape
+    const { cwd, entry: file, namespace, root, package: digest } = config
+    const code = { cwd, workingDir, entry: file, root, package: digest, packageDir: '', modules: [...modules], failure: undefined }
     send(node, worker.id, { $case: 'assign', value: { job: entry.job.id, env, namespace, ...code } })
   }
   if (entry.kind === 'actor') {

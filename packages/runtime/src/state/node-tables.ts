@@ -261,7 +261,7 @@ export function parseShape(node: NodeTables, job: Job, shape: Shape | undefined)
     resources,
     env,
     envKey: JSON.stringify([sortedJson(env), shape?.workingDir ?? '', shape?.modules ?? []]),
-    workingDir: shape?.workingDir || job.config.cwd,
+    workingDir: shape?.workingDir ?? '',
     modules: [...job.config.modules, ...(shape?.modules ?? [])],
     group: shape?.placementGroup ?? '',
     bundle: shape === undefined || shape.placementGroup === '' ? -1 : shape.bundle,

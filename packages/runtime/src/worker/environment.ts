@@ -12,15 +12,17 @@ import { importFrom, placed, setCodeRoot, setEntry } from '../functions/index.ts
 import type { Assign } from '../net/gen/node.ts'
 
 /** @returns undefined when all is done already; a promise of the modules that are imported, else */
-export function enterEnvironment({ cwd, entry, env, root, packageDir, modules, failure }: Assign): Promise<void> | undefined {
+export function enterEnvironment({ cwd, workingDir, entry, env, root, packageDir, modules, failure }: Assign): Promise<void> | undefined {
   if (failure) throw wireError(failure)
   if (packageDir) setCodeRoot(root, packageDir)
-  const folder = placed(cwd)
+  const wanted = placed(workingDir || cwd)
+  // Where the program happened to be started need not exist on other machines.
+  const folder = workingDir === '' && packageDir !== '' && !existsSync(wanted) ? packageDir : wanted
   if (folder) {
     try {
       process.chdir(folder)
     } catch (error) {
-      throw invalid(`the working directory ${cwd}`, folder, problemOf(folder, error as NodeJS.ErrnoException), HINTS.workingDir)
+      throw invalid(`the working directory ${workingDir || cwd}`, folder, problemOf(folder, error as NodeJS.ErrnoException), HINTS.workingDir)
     }
   }
   Object.assign(process.env, env)

@@ -3,7 +3,7 @@ import { expect, test } from 'vitest'
 import { granted, JOB, ONE_CPU, shape, TestMachine, worker } from './machine.ts'
 
 const GPUS = { total: { cpus: 40_000, gpus: 20_000, memoryBytes: 0, custom: {} }, gpuDevices: ['6', '7'] }
-const CODE = { cwd: JOB.cwd, entry: JOB.entry, root: '', package: '', packageDir: '', modules: [], failure: undefined }
+const CODE = { cwd: JOB.cwd, entry: JOB.entry, workingDir: '', root: '', package: '', packageDir: '', modules: [], failure: undefined }
 const spawn = (n: number, execArgv: string[] = [], env: Record<string, string> = {}, cwd: string = ''): unknown => ({
   kind: 'worker-spawn',
   worker: worker(n),

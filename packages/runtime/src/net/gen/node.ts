@@ -576,7 +576,11 @@ export interface Assign {
   /** where the package is on this machine; "": the code is where it is on the driver's */
   packageDir: string;
   /** the package could not be fetched */
-  failure: Failure | undefined;
+  failure:
+    | Failure
+    | undefined;
+  /** asked for, in place of `cwd` */
+  workingDir: string;
 }
 
 export interface Assign_EnvEntry {
@@ -5687,6 +5691,7 @@ function createBaseAssign(): Assign {
     modules: [],
     packageDir: "",
     failure: undefined,
+    workingDir: "",
   };
 }
 
@@ -5721,6 +5726,9 @@ export const Assign: MessageFns<Assign> = {
     }
     if (message.failure !== undefined) {
       Failure.encode(message.failure, writer.uint32(82).fork()).join();
+    }
+    if (message.workingDir !== "") {
+      writer.uint32(90).string(message.workingDir);
     }
     return writer;
   },
@@ -5819,6 +5827,14 @@ export const Assign: MessageFns<Assign> = {
             }
 
             message.failure = Failure.decode(reader, reader.uint32());
+            continue;
+          }
+          case 11: {
+            if (tag !== 90) {
+              break;
+            }
+
+            message.workingDir = reader.string();
             continue;
           }
         }
