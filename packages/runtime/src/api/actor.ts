@@ -11,7 +11,7 @@ import { BeamlineError } from '../errors.ts'
 import { REMOTE, type RemoteParts } from '../functions/remote-handles.ts'
 import { LIMITS } from '../limits.ts'
 import { ObjectRef, ObjectRefStream } from './object-ref.ts'
-import { checkNames, RESOURCE_OPTIONS, type ResourceOptions, toShape, whole } from './options.ts'
+import { checkNames, RESOURCE_OPTIONS, type ResourceOptions, childGroup, joinedGroup, toShape, whole } from './options.ts'
 import { type Args, isGenerator, type RefOf } from './task.ts'
 
 export interface ActorOptions extends ResourceOptions {
@@ -141,6 +141,7 @@ function methodTemplate(description: ActorDescription, method: string, info: Met
     maxCalls: 0,
     maxRetries: maxTaskRetries,
     timeoutMs: undefined,
+    group: '',
   }
 }
 
@@ -257,6 +258,7 @@ class ClassHandle {
       maxPendingCalls = 0,
     } = this.#options
     const { hash, value, extras } = runtime.values.functionToWire(runtime.ship(this.#Class, this.#options.captures))
+    const joined = joinedGroup(this.#options)
     const template: CallTemplate = {
       name: className,
       hash,
@@ -271,12 +273,13 @@ class ClassHandle {
       maxCalls: 0,
       maxRetries: 0,
       timeoutMs: undefined,
+      group: childGroup(this.#options, joined),
     }
     const groups = Object.entries(this.#options.concurrencyGroups ?? {}).map(([group, { limit }]): [string, number] => [group, limit])
     const { held, client } = runtime.actors.create({
       template,
       args,
-      shape: toShape(this.#options, 0),
+      shape: toShape(this.#options, 0, joined),
       name,
       namespace,
       detached,

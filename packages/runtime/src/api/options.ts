@@ -2,8 +2,10 @@
  * Options of tasks and actors: what users may ask for, checked, and as the node understands it.
  */
 import { resolve } from 'node:path'
+import { runningTask } from '../core/running-task.ts'
 import { BeamlineError } from '../errors.ts'
 import type { Resources, Shape } from '../net/gen/node.ts'
+import { parseSelector } from '../state/labels.ts'
 import type { PlacementGroup } from './placement-group.ts'
 
 /** What a task or actor holds while it runs. Amounts are admission control, not enforcement. */
@@ -22,6 +24,15 @@ export interface ResourceOptions {
   readonly placementGroup?: PlacementGroup
   /** Which bundle; default: any. */
   readonly bundleIndex?: number
+  /** `default`: near its arguments and its caller while there is room, then where there is most. `spread`: over as many nodes as possible. */
+  readonly strategy?: 'default' | 'spread'
+  /** Only on the node with this id; `soft`: on another one when that is gone or can never hold it. */
+  readonly node?: string | { readonly id: string; readonly soft?: boolean }
+  /**
+   * Only on nodes with these labels: `v` (equals), `!v` (does not), `in(a,b)`, `!in(a,b)`. Every node has `beamline/node` and `beamline/host`, those
+   * with GPUs `beamline/gpu`; others are given at the start of a node.
+   */
+  readonly labels?: Readonly<Record<string, string>>
 }
 
 /** What code finds around it in its worker. Workers are not shared between different environments. */
@@ -77,7 +88,37 @@ export function toEnvironment(env: Environment = {}): { readonly vars: Record<st
   return { vars: { ...vars }, workingDir: workingDir === undefined ? '' : resolve(workingDir), modules: [...(modules as readonly string[])] }
 }
 
-export function toShape(options: ResourceOptions, defaultCpus: number): Shape {
+/** Label selectors, checked. */
+export function toSelectors(labels: Readonly<Record<string, string>> = {}): Record<string, string> {
+  if (typeof labels !== 'object' || labels === null) return invalid('labels', labels, '{ label: value }')
+  for (const [name, text] of Object.entries(labels as Readonly<Record<string, unknown>>)) {
+    if (typeof text !== 'string' || parseSelector(text) === undefined) invalid(`labels.${name}`, text, '"v", "!v", "in(a,b)" or "!in(a,b)"')
+  }
+  return { ...labels }
+}
+
+/** Where it may run. */
+function toPlace(options: ResourceOptions): Pick<Shape, 'spread' | 'node' | 'soft' | 'labels'> {
+  const { strategy = 'default', node = '', labels, placementGroup } = options
+  if (!['default', 'spread'].includes(strategy)) invalid('strategy', strategy, '"default" or "spread"')
+  const { id, soft = false } = typeof node === 'string' ? { id: node } : node
+  if (typeof id !== 'string' || typeof soft !== 'boolean' || (options.node !== undefined && id === ''))
+    invalid('node', JSON.stringify(node), 'the id of a node, or { id, soft }')
+  const place = { spread: strategy === 'spread', node: id, soft, labels: toSelectors(labels) }
+  if (placementGroup && (place.spread || id !== '' || labels !== undefined))
+    invalid('placementGroup', 'beside strategy, node or labels', 'one of them: a group has a place of its own')
+  return place
+}
+
+/** The group that a call joins because the task that makes it is in it; "": none. */
+export const joinedGroup = (options: ResourceOptions): string => (options.placementGroup === undefined ? (runningTask()?.group ?? '') : '')
+
+/** The group that the children of a call join. */
+export const childGroup = ({ placementGroup }: ResourceOptions, joined: string): string =>
+  placementGroup?.captureChildTasks === true ? placementGroup.id : joined
+
+/** @param joined - group of the task that makes the call, when that captures its children */
+export function toShape(options: ResourceOptions, defaultCpus: number, joined: string = ''): Shape {
   const { placementGroup, bundleIndex } = options
   const { vars, workingDir, modules } = toEnvironment(options.env)
   if (bundleIndex !== undefined) {
@@ -89,12 +130,9 @@ export function toShape(options: ResourceOptions, defaultCpus: number): Shape {
   return {
     resources: toResources(options, defaultCpus),
     env: vars,
-    placementGroup: placementGroup?.id ?? '',
+    placementGroup: placementGroup?.id ?? joined,
     bundle: bundleIndex ?? -1,
-    spread: false,
-    node: '',
-    soft: false,
-    labels: {},
+    ...toPlace(options),
     prefers: '',
     package: '',
     workingDir,
@@ -109,4 +147,4 @@ export function checkNames(what: string, options: object, known: readonly string
   }
 }
 
-export const RESOURCE_OPTIONS = ['cpus', 'gpus', 'memory', 'resources', 'env', 'placementGroup', 'bundleIndex'] as const
+export const RESOURCE_OPTIONS = ['cpus', 'gpus', 'memory', 'resources', 'env', 'placementGroup', 'bundleIndex', 'strategy', 'node', 'labels'] as const

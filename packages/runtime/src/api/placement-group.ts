@@ -5,7 +5,7 @@ import { current } from '../core/current.ts'
 import type { GroupRecord, Strategy } from '../core/groups.ts'
 import { whileBlocked } from '../core/running-task.ts'
 import { BeamlineError } from '../errors.ts'
-import { checkNames, toResources } from './options.ts'
+import { checkNames, toResources, toSelectors } from './options.ts'
 
 /** Resources of one bundle. */
 export interface Bundle {
@@ -14,6 +14,8 @@ export interface Bundle {
   /** Bytes. */
   readonly memory?: number
   readonly resources?: Readonly<Record<string, number>>
+  /** Only on a node with these labels, see the option `labels` of tasks. */
+  readonly labels?: Readonly<Record<string, string>>
 }
 
 /** Options of {@link placementGroup}. */
@@ -23,6 +25,8 @@ export interface PlacementGroupOptions {
   readonly name?: string
   /** Outlives the process that made it. Default false. */
   readonly detached?: boolean
+  /** Tasks and actors that those in the group start join it too, unless they name another. Default false. */
+  readonly captureChildTasks?: boolean
 }
 
 /** A reservation; tasks and actors use it through their `placementGroup` option. */
@@ -31,12 +35,14 @@ export class PlacementGroup {
   /** 16 hex digits. */
   readonly id: string
   readonly bundleCount: number
+  readonly captureChildTasks: boolean
 
   /** Made by {@link placementGroup}. */
-  constructor(record: GroupRecord, bundleCount: number) {
+  constructor(record: GroupRecord, bundleCount: number, captureChildTasks: boolean) {
     this.#record = record
     this.id = record.id
     this.bundleCount = bundleCount
+    this.captureChildTasks = captureChildTasks
   }
 
   /**
@@ -46,7 +52,7 @@ export class PlacementGroup {
    */
   async ready(): Promise<void> {
     await whileBlocked(async () => {
-      while (this.#record.state === 'PENDING') await current('PlacementGroup.ready').groups.changed(this.#record)
+      while (this.#record.state === 'PENDING' || this.#record.state === 'RESCHEDULING') await current('PlacementGroup.ready').groups.changed(this.#record)
     })
     if (this.#record.state === 'CREATED') return
     throw this.#record.cause ?? new BeamlineError('CANCELLED', { task: `placement group ${this.id}`, reason: 'it was removed' })
@@ -76,14 +82,16 @@ export class PlacementGroup {
  * await get(f.options({ placementGroup: group, bundleIndex: 0 }).remote())
  */
 export function placementGroup(bundles: readonly Bundle[], options: PlacementGroupOptions = {}): PlacementGroup {
-  const { strategy = 'PACK', name = '', detached = false } = options
-  checkNames('placementGroup', options, ['strategy', 'name', 'detached'])
+  const { strategy = 'PACK', name = '', detached = false, captureChildTasks = false } = options
+  checkNames('placementGroup', options, ['strategy', 'name', 'detached', 'captureChildTasks'])
   if (bundles.length === 0) throw new BeamlineError('INVALID_ARGUMENT', { what: 'bundles', got: 'empty', expected: 'at least one bundle' })
   const strategies: readonly string[] = ['PACK', 'SPREAD', 'STRICT_PACK', 'STRICT_SPREAD']
   if (!strategies.includes(strategy)) throw new BeamlineError('INVALID_ARGUMENT', { what: 'strategy', got: strategy, expected: strategies.join(', ') })
   const resources = bundles.map((bundle) => {
-    checkNames('a bundle', bundle, ['cpus', 'gpus', 'memory', 'resources'])
+    checkNames('a bundle', bundle, ['cpus', 'gpus', 'memory', 'resources', 'labels'])
     return toResources(bundle, 0)
   })
-  return new PlacementGroup(current('placementGroup').groups.create(resources, strategy, name, detached), bundles.length)
+  const selectors = bundles.some(({ labels }) => labels !== undefined) ? bundles.map(({ labels }) => ({ labels: toSelectors(labels) })) : []
+  const record = current('placementGroup').groups.create(resources, strategy, name, detached, selectors)
+  return new PlacementGroup(record, bundles.length, captureChildTasks)
 }

@@ -10,7 +10,7 @@ import { BeamlineError } from '../errors.ts'
 import { REMOTE, type RemoteParts } from '../functions/remote-handles.ts'
 import type { ShippedFunction } from '../functions/index.ts'
 import { LIMITS } from '../limits.ts'
-import { checkNames, RESOURCE_OPTIONS, type ResourceOptions, toShape, whole } from './options.ts'
+import { checkNames, RESOURCE_OPTIONS, type ResourceOptions, childGroup, joinedGroup, toShape, whole } from './options.ts'
 import { ObjectRef, ObjectRefStream } from './object-ref.ts'
 
 /** Which exceptions of user code are retried: all, those with one of these codes or class names, or those that a predicate picks. */
@@ -75,6 +75,7 @@ class TaskHandle {
   #shipped: ShippedFunction | undefined
   #template: CallTemplate | undefined
   #queue: ShapeQueue | undefined
+  #group = ''
 
   static {
     // It travels as what it was made of.
@@ -111,7 +112,8 @@ class TaskHandle {
   remote(...args: unknown[]): unknown {
     const runtime = current(`${this.#name}.remote()`)
     const shipped = runtime.ship(this.#fn, this.#options.captures)
-    if (shipped !== this.#shipped || runtime !== this.#runtime) this.#prepare(runtime, shipped)
+    const joined = joinedGroup(this.#options)
+    if (shipped !== this.#shipped || runtime !== this.#runtime || joined !== this.#group) this.#prepare(runtime, shipped, joined)
     const record = runtime.submitter.submit(this.#template as CallTemplate, args, this.#queue as ShapeQueue)
     if (record.stream) return new ObjectRefStream(record.stream)
     const [only] = record.outputs
@@ -119,11 +121,11 @@ class TaskHandle {
     return record.outputs.map((entry) => new ObjectRef(entry))
   }
 
-  #prepare(runtime: Runtime, shipped: ShippedFunction): void {
+  #prepare(runtime: Runtime, shipped: ShippedFunction, joined: string): void {
     const { maxRetries = LIMITS.retriesMax, retryOn = false, returns = 1, timeoutMs, maxCalls = 0, itemsAhead = LIMITS.streamItemsAhead } = this.#options
     const { hash, value, extras } = runtime.values.functionToWire(shipped)
     this.#shipped = shipped
-    if (this.#runtime === runtime && this.#template?.hash === hash) {
+    if (this.#runtime === runtime && this.#template?.hash === hash && this.#group === joined) {
       if (extras) runtime.values.letGo(extras) // its template holds the same
       return
     }
@@ -144,9 +146,11 @@ class TaskHandle {
       maxCalls,
       maxRetries,
       timeoutMs,
+      group: childGroup(this.#options, joined),
     }
     if (extras) runtime.whenUnused(this.#template, extras)
-    this.#queue = runtime.submitter.queueFor(toShape(this.#options, 1), maxRetries === 0 || timeoutMs !== undefined, this.#name)
+    this.#group = joined
+    this.#queue = runtime.submitter.queueFor(toShape(this.#options, 1, joined), maxRetries === 0 || timeoutMs !== undefined, this.#name)
     this.#runtime = runtime
   }
 }

@@ -25,6 +25,8 @@ export class ActorHost {
   /** Calls, the constructor included, that wait for objects; when all of them do, the actor's CPUs are lent. */
   #waiting = 0
   #isConstructing = false
+  /** Placement group that calls made by its methods join; "": none. */
+  group = ''
   #lends = false
   /** What the node was told of the constructor's end. */
   #started: ProcessMessage | undefined
@@ -57,7 +59,9 @@ export class ActorHost {
     const { template, push, owner, ownerAddress, maxConcurrency, concurrencyGroups } = Creation.decode(start.creation)
     if (!template || !push) throw new BeamlineError('INTERNAL', { what: `actor ${start.actor} came without a constructor call` })
     const args = new CallArguments(this.#runtime)
-    const running = new RunningTask({ name: template.name, owner, number: 0, lease: 0, attempt: start.incarnation, startedAt: performance.now() }, (blocked) =>
+    const { name, group } = template
+    this.group = group
+    const running = new RunningTask({ name, owner, number: 0, lease: 0, attempt: start.incarnation, startedAt: performance.now(), group }, (blocked) =>
       this.waits(blocked),
     )
     this.#isConstructing = true

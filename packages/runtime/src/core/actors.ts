@@ -231,9 +231,9 @@ export class Actors {
         attempt: 0,
       }
       const { template, maxConcurrency, concurrencyGroups } = creation
-      const { name, hash, returns, streaming, itemsMax, method, concurrencyGroup, retryOn, maxCalls } = template
+      const { name, hash, returns, streaming, itemsMax, method, concurrencyGroup, retryOn, maxCalls, group } = template
       const bytes = Creation.encode({
-        template: { id: 1, hash, function: template.function, name, returns, streaming, itemsMax, actor, method, concurrencyGroup, retryOn, maxCalls },
+        template: { id: 1, hash, function: template.function, name, returns, streaming, itemsMax, actor, method, concurrencyGroup, retryOn, maxCalls, group },
         push,
         owner: process,
         ownerAddress: address,

@@ -211,7 +211,8 @@ export class Executor {
     const { push, executable, peer } = call
     const { name } = executable.template
     const startedAt = performance.now()
-    const running = new RunningTask({ name, owner: peer.process, number: push.task, lease: push.lease, attempt: push.attempt, startedAt }, (blocked) =>
+    const group = executable.template.actor === '' ? executable.template.group : this.actor.group
+    const running = new RunningTask({ name, owner: peer.process, number: push.task, lease: push.lease, attempt: push.attempt, startedAt, group }, (blocked) =>
       this.#blockNotice(call, lane, blocked),
     )
     call.running = running

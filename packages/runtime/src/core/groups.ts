@@ -3,7 +3,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { BeamlineError } from '../errors.ts'
-import type { GroupState, ProcessMessage, Resources } from '../net/gen/node.ts'
+import type { GroupState, ProcessMessage, Resources, Selector } from '../net/gen/node.ts'
 import type { Runtime } from './runtime.ts'
 import { wireError } from './wire-error.ts'
 
@@ -27,11 +27,11 @@ export class Groups {
     this.#runtime = runtime
   }
 
-  create(bundles: Resources[], strategy: Strategy, name: string, detached: boolean): GroupRecord {
+  create(bundles: Resources[], strategy: Strategy, name: string, detached: boolean, selectors: Selector[]): GroupRecord {
     const record: GroupRecord = { id: randomBytes(8).toString('hex'), state: 'PENDING', cause: this.#runtime.lost, waiting: [], asked: undefined }
     if (record.cause) record.state = 'REMOVED'
     else this.#groups.set(record.id, record)
-    this.#ask(record, { body: { $case: 'groupCreate', value: { group: record.id, name, strategy, bundles, detached, selectors: [] } } })
+    this.#ask(record, { body: { $case: 'groupCreate', value: { group: record.id, name, strategy, bundles, detached, selectors } } })
     return record
   }
 

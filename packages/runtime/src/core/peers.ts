@@ -79,7 +79,7 @@ export class Peer {
     const users = this.#functions.get(template.hash) ?? 0
     const first = template.hash !== '' && users === 0
     if (template.hash !== '') this.#functions.set(template.hash, users + 1)
-    const { hash, name, returns, streaming, itemsMax, actor, method, concurrencyGroup, retryOn, maxCalls } = template
+    const { hash, name, returns, streaming, itemsMax, actor, method, concurrencyGroup, retryOn, maxCalls, group } = template
     this.link.send({
       body: {
         $case: 'template',
@@ -96,6 +96,7 @@ export class Peer {
           concurrencyGroup,
           retryOn,
           maxCalls,
+          group,
         },
       },
     })

@@ -13,6 +13,8 @@ export class RunningTask {
   readonly lease: number
   readonly attempt: number
   readonly startedAt: number
+  /** Placement group that calls made by it join; "": none. */
+  readonly group: string
   readonly #blockNotice: (blocked: boolean) => void
   #controller: AbortController | undefined
   #children: Set<TaskRecord> | undefined
@@ -21,7 +23,7 @@ export class RunningTask {
   #timer: NodeJS.Timeout | undefined
 
   constructor(
-    fields: { name: string; owner: string; number: number; lease: number; attempt: number; startedAt: number },
+    fields: { name: string; owner: string; number: number; lease: number; attempt: number; startedAt: number; group: string },
     blockNotice: (blocked: boolean) => void,
   ) {
     this.name = fields.name
@@ -30,6 +32,7 @@ export class RunningTask {
     this.lease = fields.lease
     this.attempt = fields.attempt
     this.startedAt = fields.startedAt
+    this.group = fields.group
     this.#blockNotice = blockNotice
   }
 

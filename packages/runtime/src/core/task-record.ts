@@ -3,7 +3,7 @@
  */
 import type { BeamlineError } from '../errors.ts'
 import type { Value } from '../net/gen/peer.ts'
-import type { ObjectEntry, Producer, Waiter } from './object-entry.ts'
+import type { ObjectEntry, Producer, Stored, Waiter } from './object-entry.ts'
 import type { ItemStream } from './item-stream.ts'
 import type { Kept } from './lineage.ts'
 import type { Lease, ShapeQueue } from './shape-queue.ts'
@@ -25,6 +25,8 @@ export interface CallTemplate {
   /** -1: no limit. */
   readonly maxRetries: number
   readonly timeoutMs: number | undefined
+  /** Placement group that calls made by it join; "": none. */
+  readonly group: string
 }
 
 /** `waiting` for arguments, `queued` for a lease, `pushed` to a worker, `done` in whatever way. */
@@ -109,6 +111,22 @@ export class TaskRecord implements Producer, Waiter {
   /** An argument that was ready is lost. */
   get lacksArgument(): boolean {
     return this.dependencies.some(({ entry }) => entry.stored === undefined)
+  }
+
+  /** The node that holds most bytes of its arguments; `own` unless another one holds more. */
+  nodeOfMost(own: string): string {
+    let most = own
+    const bytes = new Map([[own, 0]])
+    const add = (stored: Stored | undefined): void => {
+      if (stored?.kind !== 'place') return
+      const { node } = stored.place
+      const total = (bytes.get(node) ?? 0) + stored.place.bytes
+      bytes.set(node, total)
+      if (total > (bytes.get(most) as number)) most = node
+    }
+    if (!(this.storedArgs instanceof Promise)) add(this.storedArgs?.stored)
+    for (const { entry } of this.dependencies) add(entry.stored)
+    return most
   }
 
   /** The first dependency that failed, which is this call's failure too. */

@@ -2,11 +2,13 @@
  * Options of a node daemon, their defaults from the machine, and how they travel to the daemon's process (environment variable
  * BEAMLINE_DAEMON, JSON). Only node: modules.
  */
-import { readdirSync, statfsSync } from 'node:fs'
-import { availableParallelism, totalmem } from 'node:os'
+import { statfsSync } from 'node:fs'
+import { availableParallelism, hostname, totalmem } from 'node:os'
 import { dirname } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import type { Resources } from '../net/gen/node.ts'
+import { GPU_LABEL, HOST_LABEL } from '../state/labels.ts'
+import { visibleGpus, gpuModel } from './gpus.ts'
 import { inheritedFlags } from './inherited-flags.ts'
 import type { Session } from './session.ts'
 
@@ -135,7 +137,7 @@ const HEAD_PORT = 6_380
 /** @throws BeamlineError `INVALID_ARGUMENT` that names the option */
 export function daemonConfig(options: DaemonOptions, session: Session, embedded: boolean): DaemonConfig {
   const cpus = amount('cpus', options.cpus ?? availableParallelism())
-  const devices = gpuDevices()
+  const devices = visibleGpus()
   const gpus = amount('gpus', options.gpus ?? devices.length)
   const custom: Record<string, number> = {}
   for (const [name, value] of Object.entries(options.resources ?? {})) {
@@ -158,7 +160,7 @@ export function daemonConfig(options: DaemonOptions, session: Session, embedded:
     execArgv: options.execArgv ?? inheritedFlags(process.execArgv),
     cwd: process.cwd(),
     workerEntry: options.workerEntry ?? new URL(entry, import.meta.url).pathname,
-    labels: { ...options.labels },
+    labels: { ...hostLabels(gpus), ...options.labels },
     ...(options.head === true || options.address !== undefined ? { cluster: clusterConfig(options) } : {}),
   }
 }
@@ -198,21 +200,10 @@ function count(what: string, value: number): number {
   return value
 }
 
-function gpuDevices(): string[] {
-  const visible = process.env['CUDA_VISIBLE_DEVICES']
-  if (visible !== undefined)
-    return visible
-      .split(',')
-      .map((id) => id.trim())
-      .filter((id) => id !== '' && id !== '-1' && id !== 'NoDevFiles')
-  try {
-    return readdirSync('/dev')
-      .filter((name) => /^nvidia\d+$/.test(name))
-      .map((name) => name.slice('nvidia'.length))
-      .sort((a, b) => Number(a) - Number(b))
-  } catch {
-    return []
-  }
+/** Labels that this machine gives itself. */
+function hostLabels(gpus: number): Record<string, string> {
+  const model = gpus > 0 ? gpuModel() : undefined
+  return { [HOST_LABEL]: hostname(), ...(model !== undefined && { [GPU_LABEL]: model }) }
 }
 
 function defaultStoreBytes(storeDir: string): number {

@@ -22,6 +22,7 @@ const TEMPLATE: CallTemplate = {
   maxCalls: 0,
   maxRetries: 3,
   timeoutMs: undefined,
+  group: '',
 }
 const EMPTY = new Uint8Array(0)
 

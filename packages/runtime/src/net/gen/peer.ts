@@ -77,6 +77,8 @@ export interface Template {
     | undefined;
   /** the worker retires after so many calls of it; 0: never */
   maxCalls: number;
+  /** placement group that calls made by it join, unless they say otherwise; "" for none */
+  group: string;
 }
 
 /** No call of this template will come any more. */
@@ -620,6 +622,7 @@ function createBaseTemplate(): Template {
     concurrencyGroup: "",
     retryOn: undefined,
     maxCalls: 0,
+    group: "",
   };
 }
 
@@ -660,6 +663,9 @@ export const Template: MessageFns<Template> = {
     }
     if (message.maxCalls !== 0) {
       writer.uint32(96).uint32(message.maxCalls);
+    }
+    if (message.group !== "") {
+      writer.uint32(106).string(message.group);
     }
     return writer;
   },
@@ -771,6 +777,14 @@ export const Template: MessageFns<Template> = {
             }
 
             message.maxCalls = reader.uint32();
+            continue;
+          }
+          case 13: {
+            if (tag !== 106) {
+              break;
+            }
+
+            message.group = reader.string();
             continue;
           }
         }
