@@ -14,8 +14,12 @@ export const LIMITS = {
   pushAheadTasksMax: 512,
   /** An owner keeps an idle lease so long, unless the node asks for it. */
   leaseLingerMs: 500,
-  /** Leases that one process asks for at a time, per shape. */
-  leaseDemandMax: 64,
+  /** Leases that one process asks for at a time, per shape; each grant asks for the next one. */
+  leaseDemandMax: 1_024,
+  /** Up to so many, the exact number is asked for. Above, a power of two: so that a long queue does not ask anew for each task that ends. */
+  leaseDemandExact: 64,
+  /** Queues of one process for tasks of different shapes; beyond, tasks do not have queues per node that holds their arguments. */
+  taskQueuesMax: 256,
   /** A wait shorter than this does not lend the waiting task's CPU. */
   blockNoticeMs: 1,
   /** A closed link to a worker waits so long for the node's word on what happened. */

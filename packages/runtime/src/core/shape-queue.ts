@@ -125,7 +125,8 @@ export class ShapeQueue {
     // A task that blocks its lease is outstanding but needs no other one.
     let served = 0
     for (const lease of this.leases.values()) served += lease.reclaimed || lease.blocked ? lease.inFlight.size : 1
-    const wanted = Math.min(Math.max(0, this.outstanding - served), LIMITS.leaseDemandMax)
+    const needed = Math.min(Math.max(0, this.outstanding - served), LIMITS.leaseDemandMax)
+    const wanted = needed <= LIMITS.leaseDemandExact ? needed : 2 ** Math.floor(Math.log2(needed))
     if (wanted === this.#demanded) return
     this.#demanded = wanted
     this.#port.demand(this, wanted, this.queue.size)
