@@ -11,12 +11,16 @@ import { join } from 'node:path'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import type { ClusterView, Heartbeat, NodeInfo, ProcessInfo, Register } from '../net/gen/mesh.ts'
-import type { Drain, Failure, ProcessMessage } from '../net/gen/node.ts'
+import type { Drain, Failure, ObjectPin, ObjectRecover, ProcessMessage, StoredPlace } from '../net/gen/node.ts'
 import { checkListen } from '../net/endpoint.ts'
+import { faultsOfEnvironment } from '../net/faults.ts'
+import { faultsOfEnvironment } from '../net/faults.ts'
 import type { Tls } from '../net/tls.ts'
 import type { EdgeInstruction, MessageBody } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
 import type { Inventory } from '../state/node-report.ts'
+import type { CopyStore, CopyStoreListener } from '../transfer/copy-store.ts'
+import { ObjectPlane, type PlaneNode } from '../transfer/object-plane.ts'
 import { HeadStore } from './head.ts'
 import { localAddressTo, Membership } from './membership.ts'
 import { Mesh, type MeshBody } from './mesh.ts'
@@ -58,6 +62,8 @@ export interface ClusterPort {
   deliver(process: string, message: MessageBody): boolean
   /** What is on this node: processes, actors and bundles. */
   held(): Inventory
+  /** The objects of this node. */
+  readonly store: CopyStore & { tell(listener: CopyStoreListener): void }
   load(): Omit<Heartbeat, 'sequence' | 'processesGone'>
   /** A message of a process of another node. */
   fromRemote(process: string, body: NonNullable<ProcessMessage['body']>): void
@@ -97,6 +103,7 @@ export class ClusterEdge {
   readonly #questions: Map<number, (json: string) => void> = new Map()
   readonly #drains: Map<string, { readonly process: string; readonly request: number }[]> = new Map()
   #lastQuestion = 0
+  #plane: ObjectPlane | undefined
   #bulkAddress = ''
   #registered: (() => void) | undefined
 
@@ -144,6 +151,7 @@ export class ClusterEdge {
     const tls = cluster.tlsDir === '' ? undefined : await import('../net/tls.ts').then(({ loadTls, tlsFilesIn }) => loadTls(tlsFilesIn(cluster.tlsDir)))
     const host = cluster.host || (await localAddressTo(cluster.headAddress)) || '127.0.0.1'
     checkListen(`${host}:${cluster.port}`, tls !== undefined, cluster.insecure)
+    faultsOfEnvironment() // refuses what it cannot read now, not at the first message
     let head: HeadStore | undefined
     let session: Session = config.session
     if (cluster.head && cluster.store !== MEMORY_STORE) {
@@ -211,11 +219,6 @@ export class ClusterEdge {
     return this.#membership?.headAddress ?? this.mesh.address
   }
 
-  /** HOST:PORT of the object plane, once it listens. */
-  set bulkAddress(address: string) {
-    this.#bulkAddress = address
-  }
-
   /** Nodes as the head describes them. */
   get nodes(): ReadonlyMap<string, NodeInfo> {
     return this.#nodes
@@ -228,6 +231,23 @@ export class ClusterEdge {
 
   /** Take part. Resolves when this node may have work. */
   async connect(port: ClusterPort): Promise<void> {
+    const { session } = this.config
+    this.#plane = new ObjectPlane({
+      node: session.node,
+      cluster: session.cluster,
+      token: session.token,
+      tls: this.tls,
+      faults: faultsOfEnvironment(),
+      store: port.store,
+      nodes: () => this.#others(),
+      sendToNode: (node, body) => this.mesh.send(node, body),
+      sendToProcess: (process, message) => {
+        if (!port.deliver(process, message)) this.sendToProcess(process, undefined, message)
+      },
+      validate: process.env['BEAMLINE_VALIDATE'] === '1',
+    })
+    port.store.tell(this.#plane)
+    this.#bulkAddress = await this.#plane.listen(this.host)
     this.#port = port
     const registered = new Promise<void>((resolve) => {
       this.#registered = resolve
@@ -252,8 +272,7 @@ export class ClusterEdge {
     this.#membership?.stop()
     if (this.#membership !== undefined)
       this.mesh.send(this.#membership.head, { $case: 'leave', value: { node: this.config.session.node, reason, deadlineMs: 0 } })
-    this.mesh.flush()
-    await this.mesh.close()
+    await Promise.all([this.mesh.close(), this.#plane?.close()])
     await this.#head?.close(forget)
   }
 
@@ -314,6 +333,36 @@ export class ClusterEdge {
     if (this.#membership !== undefined) this.fromProcess(this.#membership.head, process, body)
   }
 
+  // ---------------------------------------------------------------- objects
+
+  /** A process of this node reads an object that is on another one. */
+  pin(process: string, pin: ObjectPin): void {
+    this.#plane?.pin(process, pin)
+  }
+
+  /** Of pins that may still wait. */
+  unpin(process: string, pins: readonly number[]): void {
+    this.#plane?.unpin(process, pins)
+  }
+
+  /** A process of this node looks for another copy of an object that it owns. */
+  recover(process: string, recover: ObjectRecover): void {
+    this.#plane?.recover(process, recover)
+  }
+
+  /** The owner of objects on another node lets them go. */
+  freed(process: string, node: string, places: StoredPlace[]): void {
+    if (this.#nodes.get(node)?.state === 'DEAD') this.#plane?.freedOnLostNode(places)
+    else this.fromProcess(node, process, { $case: 'objectsFreed', value: { places } })
+  }
+
+  /** Moves the objects of this node to others, as far as they take them. */
+  async moveObjects(deadlineMs: number): Promise<void> {
+    await this.#plane?.drain(deadlineMs)
+  }
+
+  // ---------------------------------------------------------------- processes
+
   /** A process attached to this daemon. The head hears of every driver: what works for it anywhere lives as long as it does. */
   attached(process: string, kind: string): void {
     if (kind === 'driver') this.control(process, undefined)
@@ -324,6 +373,7 @@ export class ClusterEdge {
     this.packages.gone(process)
     for (const node of this.#introduced.get(process) ?? []) this.mesh.send(node, { $case: 'processGone', value: { process, cause } })
     this.#introduced.delete(process)
+    this.#plane?.processGone(process)
   }
 
   /** A process of this node lost its link to another one. */
@@ -486,6 +536,7 @@ export class ClusterEdge {
       port.remoteGone(process)
     }
     for (const introduced of this.#introduced.values()) introduced.delete(node)
+    this.#plane?.nodeLost(node, cause.code)
     for (const { process, request } of this.#drains.get(node) ?? []) {
       const message: MessageBody = { $case: 'drained', value: { request, failure: undefined } }
       if (!port.deliver(process, message)) this.sendToProcess(process, undefined, message)
@@ -499,6 +550,16 @@ export class ClusterEdge {
     for (const job of jobsEnded) this.packages.jobEnded(job)
     if (all) this.#nodes.clear()
     for (const node of nodes) this.#nodes.set(node.node, node)
+  }
+
+  #others(): PlaneNode[] {
+    const others = [...this.#nodes.values()].filter(({ node, state }) => state !== 'DEAD' && node !== this.config.session.node)
+    return others.map(({ node, bulkAddress, state, storeBytes, storeUsedBytes }) => ({
+      node,
+      bulkAddress,
+      draining: state === 'DRAINING',
+      freeBytes: storeBytes - storeUsedBytes,
+    }))
   }
 
   #toHead(body: MeshBody): void {
