@@ -104,6 +104,7 @@ export class ObjectPlane implements CopyStoreListener {
       bulkAddress: (other) => nodes().find((candidate) => candidate.node === other)?.bulkAddress || undefined,
       wanted: (key) => [...(this.#wantersOf.get(key)?.values() ?? [])].at(-1),
       sealed: (key, wanters, memory) => this.#sealed(key, wanters, memory),
+      here: (wanters) => void this.#deliver(wanters),
       failed: (wanters, failure) => {
         for (const wanter of wanters) this.#failed(wanter, failure)
       },
@@ -277,13 +278,18 @@ export class ObjectPlane implements CopyStoreListener {
   }
 
   #sealed(key: string, ids: readonly string[], { segment, offset, bytes }: ObjectMemory): void {
-    const { store, sendToNode } = this.#options
+    const { sendToNode } = this.#options
     const { name, node } = [...this.#wantersOf.get(key)!.values()].at(-1)!
+    if (this.#deliver(ids) === 0) sendToNode(node, { $case: 'copyAdded', value: { object: name, segment, offset, bytes, node: '' } })
+  }
+
+  /** The object is here. @returns nodes whose primary copy it has become */
+  #deliver(ids: readonly string[]): number {
     const wanters = ids.map((id) => this.#forget(id)).filter((wanter) => wanter !== undefined)
-    for (const wanter of wanters) if (wanter.kind === 'pin') store.pin(wanter.process, wanter.pin)
+    for (const wanter of wanters) if (wanter.kind === 'pin') this.#options.store.pin(wanter.process, wanter.pin)
     const moves = wanters.filter((wanter) => wanter.kind === 'move')
-    for (const { node: from, move } of moves) this.#promoteMoved(from, move)
-    if (moves.length === 0) sendToNode(node, { $case: 'copyAdded', value: { object: name, segment, offset, bytes, node: '' } })
+    for (const { node, move } of moves) this.#promoteMoved(node, move)
+    return moves.length
   }
 
   #failed(id: string, { code, details }: PullFailure): void {

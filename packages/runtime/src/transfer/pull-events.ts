@@ -23,6 +23,8 @@ export type PullEvent =
   /** Outcome of `allocate`. */
   | { readonly kind: 'allocated'; readonly key: string }
   | { readonly kind: 'refused'; readonly key: string; readonly failure: PullFailure; readonly forGood: boolean }
+  /** Instead of being allocated: the object has come to be on this node in another way. */
+  | { readonly kind: 'here'; readonly key: string }
   /** A fetch is over, in exactly one way. Chunks that it brought are kept for the next one. */
   | { readonly kind: 'ended'; readonly key: string; readonly attempt: number; readonly outcome: FetchOutcome }
   /** The node is dead: it is nobody's source any more. */
@@ -55,6 +57,8 @@ export type PullInstruction =
   | { readonly kind: 'abandon'; readonly key: string }
   /** It is whole: seal it, and pin it for these wanters at once. */
   | { readonly kind: 'seal'; readonly key: string; readonly wanters: readonly string[] }
+  /** It is here without having been pulled: pin it for these wanters. */
+  | { readonly kind: 'pin'; readonly key: string; readonly wanters: readonly string[] }
   /** These wanters do not get it. */
   | { readonly kind: 'fail'; readonly key: string; readonly wanters: readonly string[]; readonly failure: PullFailure }
   /** Report `timerRang` after `afterMs`. A timer that is no longer needed may ring; it is ignored. */

@@ -107,6 +107,9 @@ export class PullManager {
       case 'refused':
         this.#refused(event)
         break
+      case 'here':
+        this.#here(event.key)
+        break
       case 'ended':
         this.#ended(event.key, event.attempt, event.outcome)
         break
@@ -162,6 +165,13 @@ export class PullManager {
     if (forGood || pull.use === 'get' || pull.refusals === REFUSALS_MAX) return this.#fail(pull, failure)
     pull.refused = true
     this.#startTimer({ pull, source: undefined }, REFUSED_REST_MS)
+  }
+
+  #here(key: string): void {
+    const pull = this.#pulls.get(key)
+    if (pull?.state !== 'allocating') return
+    this.#out.push({ kind: 'pin', key, wanters: [...pull.wanters.keys()] })
+    this.#remove(pull)
   }
 
   #ended(key: string, attempt: number, outcome: FetchOutcome): void {

@@ -26,6 +26,8 @@ export interface TransfersOptions {
   readonly wanted: (key: string) => Wanted | undefined
   /** The copy is whole and sealed; these may pin it in this turn. */
   readonly sealed: (key: string, wanters: readonly string[], memory: ObjectMemory) => void
+  /** The object is on this node without having been pulled. */
+  readonly here: (wanters: readonly string[]) => void
   readonly failed: (wanters: readonly string[], failure: PullFailure) => void
   readonly validate: boolean
 }
@@ -112,6 +114,9 @@ export class Transfers {
       case 'seal':
         this.#seal(instruction.key, instruction.wanters)
         break
+      case 'pin':
+        this.#options.here(instruction.wanters)
+        break
       case 'fail':
         this.#options.failed(instruction.wanters, instruction.failure)
         break
@@ -147,6 +152,10 @@ export class Transfers {
   async #take(key: string, transfer: Transfer, urgent: boolean): Promise<void> {
     const { store, maps } = this.#options
     const { name, chunks } = transfer
+    if (store.find(name)) {
+      this.#transfers.delete(key)
+      return this.handle({ kind: 'here', key })
+    }
     try {
       transfer.memory = await store.allocateCopy(name, chunks.bytes, urgent)
       const view = transfer.abandoned ? undefined : await maps.map(transfer.memory)

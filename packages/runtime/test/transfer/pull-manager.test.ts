@@ -113,6 +113,15 @@ describe('one pull', () => {
     expect(want('w', 'x')).toEqual([{ kind: 'fail', key: 'x', wanters: ['w'], failure }])
   })
 
+  test('of an object that has come to be here needs no memory', () => {
+    const { manager, handle, want } = pulls()
+    want('w1', 'x')
+    want('w2', 'x')
+    expect(handle({ kind: 'here', key: 'x' })).toEqual([{ kind: 'pin', key: 'x', wanters: ['w1', 'w2'] }])
+    expect(manager.size).toBe(0)
+    expect(handle({ kind: 'here', key: 'x' })).toEqual([])
+  })
+
   test('ignores the end of a fetch that is not the running one', () => {
     const { handle, want, ended } = pulls()
     want('w', 'x')
@@ -297,6 +306,9 @@ test('whatever happens, pulls end for everybody who wants them, and memory stays
               expect(memory.delete(instruction.key)).toBe(true)
               for (const wanter of instruction.wanters) expect(open.delete(wanter), 'answered once').toBe(true)
               break
+            case 'pin':
+              for (const wanter of instruction.wanters) expect(open.delete(wanter), 'answered once').toBe(true)
+              break
             case 'fail':
               expect(memory.has(instruction.key)).toBe(false)
               for (const wanter of instruction.wanters) expect(open.delete(wanter), 'answered once').toBe(true)
@@ -343,8 +355,11 @@ test('whatever happens, pulls end for everybody who wants them, and memory stays
           }
           case 'allocated': {
             const key = pick(asked(), action.pick)
-            if (key === undefined || action.refuse > 0) give(key)
-            else {
+            if (key === undefined || action.refuse > 1) give(key)
+            else if (action.refuse === 1) {
+              memory.delete(key)
+              run({ kind: 'here', key })
+            } else {
               memory.delete(key)
               run({ kind: 'refused', key, failure: { code: 'STORE_FULL', details: full }, forGood: false })
             }
