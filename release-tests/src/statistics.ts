@@ -25,3 +25,10 @@ export function median(samples: readonly number[]): number {
   if (upper === undefined) throw new RangeError('no samples')
   return sorted.length % 2 === 1 ? upper : ((sorted[middle - 1] ?? upper) + upper) / 2
 }
+
+/** The smallest sample that at least this part of all do not exceed. */
+export function quantile(samples: readonly number[], part: number): number {
+  const value = samples.toSorted((a, b) => a - b)[Math.max(0, Math.ceil(part * samples.length) - 1)]
+  if (value === undefined) throw new RangeError('no samples')
+  return value
+}

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import { median, summarize } from '../src/statistics.ts'
+import { median, quantile, summarize } from '../src/statistics.ts'
 
 test('mean, population standard deviation and median', () => {
   expect(summarize([2, 4, 4, 4, 5, 5, 7, 9])).toEqual({ mean: 5, sd: 2, median: 4.5 })
@@ -14,4 +14,10 @@ test('the median does not reorder its input and is numeric, not alphabetic', () 
 
 test.each([[[]], [[1, Number.NaN]], [[Number.POSITIVE_INFINITY]]])('%o has no summary', (samples) => {
   expect(() => summarize(samples)).toThrow(RangeError)
+})
+
+test('a quantile is the smallest sample that so many do not exceed', () => {
+  const samples = [5, 100, 1, 3, 2, 4, 6, 7, 8, 9]
+  expect([0, 0.1, 0.5, 0.9, 0.99, 1].map((part) => quantile(samples, part))).toEqual([1, 1, 5, 9, 100, 100])
+  expect(() => quantile([], 0.5)).toThrow(RangeError)
 })
