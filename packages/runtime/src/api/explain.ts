@@ -2,6 +2,7 @@
  * Why a reference is not ready yet, in words and data.
  */
 import { current } from '../core/current.ts'
+import { CopySearch } from '../core/lineage.ts'
 import type { ObjectEntry } from '../core/object-entry.ts'
 import { localTask } from '../core/report.ts'
 import type { Runtime } from '../core/runtime.ts'
@@ -22,6 +23,7 @@ export interface Explanation {
     | 'QUEUED_AT_WORKER'
     | 'RUNNING'
     | 'RETRYING'
+    | 'RECOVERING'
     | 'WAITING_FOR_ACTOR'
     | 'WAITING_FOR_OWNER'
   /** What makes it, when a task or call does. */
@@ -86,8 +88,13 @@ export function describe(entry: ObjectEntry): Explanation {
   if (entry.stored) return { state: 'READY', text: `object ${object} is ready` }
   if (entry.owner !== undefined) return { state: 'WAITING_FOR_OWNER', text: `object ${object} is not ready at its owner, process ${entry.owner}` }
   const { producer } = entry
+  if (producer instanceof CopySearch) {
+    const { node } = producer.lost.place
+    return { state: 'RECOVERING', task: producer.label, text: `object ${object} was lost with node ${node}: another copy is looked for` }
+  }
   if (!(producer instanceof TaskRecord)) return { state: 'WAITING_FOR_OWNER', text: `object ${object} is being stored` }
-  return producer.queue ? explainTask(runtime, producer) : explainCall(runtime, producer)
+  const made = producer.queue ? explainTask(runtime, producer) : explainCall(runtime, producer)
+  return producer.rebuilding ? { ...made, text: `object ${object} was lost and is being rebuilt: ${made.text}` } : made
 }
 
 function waitingArguments(runtime: Runtime, record: TaskRecord): Explanation | undefined {

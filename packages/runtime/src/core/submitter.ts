@@ -29,6 +29,15 @@ const NO_ENTRIES: readonly ObjectEntry[] = []
 const NO_DEPENDENCIES: readonly Dependency[] = []
 const log = debug('core')
 
+/** What the node is asked for, for the tasks of a queue. */
+interface Demand {
+  readonly shape: Shape
+  readonly exclusive: boolean
+  readonly label: string
+  /** The same without a node that is preferred. */
+  readonly base: ShapeQueue | undefined
+}
+
 interface HeldLease {
   readonly lease: Lease
   readonly queue: ShapeQueue
@@ -43,9 +52,11 @@ interface EncodedArguments {
 
 export class Submitter implements ShapePort {
   readonly #runtime: Runtime
-  readonly #queues: ShapeQueue[] = []
+  /** By key. */
+  readonly #queues = new Map<number, ShapeQueue>()
+  #nextKey = 0
   readonly #queueByShape = new Map<string, ShapeQueue>()
-  readonly #shapes = new Map<ShapeQueue, { shape: Shape; label: string }>()
+  readonly #demands = new Map<ShapeQueue, Demand>()
   readonly #leases = new Map<number, HeldLease>()
   readonly #pumping = new Set<ShapeQueue>()
   readonly #wakes = new Map<ShapeQueue, { readonly timer: NodeJS.Timeout; readonly due: number }>()
@@ -57,16 +68,39 @@ export class Submitter implements ShapePort {
   }
 
   /** The queue of a shape. Tasks that may not be started twice have queues of their own. */
-  queueFor(shape: Shape, exclusive: boolean, label: string): ShapeQueue {
-    const key = JSON.stringify([shape, exclusive])
-    let queue = this.#queueByShape.get(key)
+  queueFor(shape: Shape, exclusive: boolean, label: string, base?: ShapeQueue): ShapeQueue {
+    const id = shapeId(shape, exclusive)
+    let queue = this.#queueByShape.get(id)
     if (!queue) {
-      queue = new ShapeQueue(this.#queues.length, this, exclusive ? 1 : undefined)
-      this.#queues.push(queue)
-      this.#queueByShape.set(key, queue)
-      this.#shapes.set(queue, { shape, label })
+      queue = new ShapeQueue(this.#nextKey++, this, exclusive ? 1 : undefined)
+      this.#queues.set(queue.key, queue)
+      this.#queueByShape.set(id, queue)
+      this.#demands.set(queue, { shape, exclusive, label, base })
     }
     return queue
+  }
+
+  /** The queue for a task whose arguments are ready: where most of their bytes lie, when that is another node. */
+  #queueNear(record: TaskRecord, queue: ShapeQueue): ShapeQueue {
+    const { node: own } = this.#runtime
+    const base = this.#demands.get(queue)?.base ?? queue
+    const demand = this.#demands.get(base)
+    if (own === '' || !demand || demand.shape.node !== '' || demand.shape.placementGroup !== '') return base
+    const node = record.nodeOfMost(own)
+    if (node === own) return base
+    if (this.#queues.size >= LIMITS.taskQueuesMax && !this.#queueByShape.has(shapeId({ ...demand.shape, prefers: node }, demand.exclusive))) return base
+    return this.queueFor({ ...demand.shape, prefers: node }, demand.exclusive, demand.label, base)
+  }
+
+  /** Queues for tasks that prefer a node go when they are not used. */
+  #dropIdle(queue: ShapeQueue): void {
+    const demand = this.#demands.get(queue)
+    if (!demand?.base || queue.outstanding > 0 || queue.leases.size > 0 || queue.demanded > 0) return
+    clearTimeout(this.#wakes.get(queue)?.timer)
+    this.#wakes.delete(queue)
+    this.#demands.delete(queue)
+    this.#queues.delete(queue.key)
+    this.#queueByShape.delete(shapeId(demand.shape, demand.exclusive))
   }
 
   // ---------------------------------------------------------------- submitting
@@ -166,6 +200,7 @@ export class Submitter implements ShapePort {
       this.fail(record, failed)
       this.#runtime.actors.ready(record)
     } else if (record.queue) {
+      if (record.dependencies.length > 0 || record.storedArgs) record.queue = this.#queueNear(record, record.queue)
       record.queue.enqueue(record)
       this.#pumpSoon(record.queue)
     } else {
@@ -273,14 +308,17 @@ export class Submitter implements ShapePort {
   }
 
   demand(queue: ShapeQueue, wanted: number, backlog: number): void {
-    const known = this.#shapes.get(queue)
+    const known = this.#demands.get(queue)
     if (!known) return
     this.#runtime.sendToNode({ body: { $case: 'leaseDemand', value: { key: queue.key, shape: known.shape, wanted, backlog, label: known.label, seen: 0 } } })
+    if (wanted === 0) this.#dropIdle(queue)
   }
 
   returnLease(lease: Lease, retire: boolean): void {
+    const queue = this.#leases.get(lease.id)?.queue
     this.#leases.delete(lease.id)
     this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: lease.id, retire } } })
+    if (queue) this.#dropIdle(queue)
   }
 
   wake(queue: ShapeQueue, ms: number): void {
@@ -299,7 +337,7 @@ export class Submitter implements ShapePort {
   // ---------------------------------------------------------------- from the node
 
   granted(key: number, id: number, worker: string, address: string): void {
-    const queue = this.#queues[key]
+    const queue = this.#queues.get(key)
     if (!queue || this.#lost) {
       this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: id, retire: false } } })
       return
@@ -316,7 +354,7 @@ export class Submitter implements ShapePort {
 
   /** The node can never grant such leases: what is queued fails. */
   infeasible(key: number, error: Error): void {
-    const queue = this.#queues[key]
+    const queue = this.#queues.get(key)
     if (!queue) return
     for (const record of queue.queue.remove(() => true)) this.fail(record, error)
     queue.pump()
@@ -527,19 +565,21 @@ export class Submitter implements ShapePort {
   failAll(error: Error): void {
     this.#lost = error
     for (const { timer } of this.#wakes.values()) clearTimeout(timer)
-    for (const queue of this.#queues) for (const record of queue.drain()) this.fail(record, error)
+    for (const queue of this.#queues.values()) for (const record of queue.drain()) this.fail(record, error)
     this.#leases.clear()
   }
 
   /** Calls that wait or run, for `list tasks`. */
   *pending(): Iterable<TaskRecord> {
-    for (const queue of this.#queues) {
+    for (const queue of this.#queues.values()) {
       yield* queue.queue
       for (const lease of queue.leases.values()) yield* lease.inFlight.values()
     }
   }
 
   shapeOf(queue: ShapeQueue): Shape | undefined {
-    return this.#shapes.get(queue)?.shape
+    return this.#demands.get(queue)?.shape
   }
 }
+
+const shapeId = (shape: Shape, exclusive: boolean): string => JSON.stringify([shape, exclusive])
