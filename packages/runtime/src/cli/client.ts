@@ -29,11 +29,12 @@ export class ClusterClient {
 
   /**
    * @param wanted - address; default BEAMLINE_ADDRESS, else a daemon of this user on this machine
+   * @param token - default: BEAMLINE_TOKEN, else from the file beside the socket
    * @throws CommandError with status `noCluster` when none runs there
    */
-  static async connect(wanted?: string): Promise<ClusterClient> {
+  static async connect(wanted?: string, token?: string): Promise<ClusterClient> {
     const where = wanted ?? (process.env['BEAMLINE_ADDRESS'] || 'auto')
-    const found = findDaemon(where)
+    const found = findDaemon(where, token)
     if (found === undefined)
       throw new CommandError(EXIT.noCluster, `no head runs on this machine${where === 'auto' ? '' : ` and no node of ${where}`}; \`beamline start\` starts one`)
     const link = dial(NODE_SERVICE, found.address, found.token)

@@ -4,6 +4,7 @@
  */
 import { DAEMON_CONFIG_ENV, type DaemonConfig } from './options.ts'
 import { launchWorkers } from './launch.ts'
+import { removeSession } from './session.ts'
 
 const config = JSON.parse(process.env[DAEMON_CONFIG_ENV] ?? 'null') as DaemonConfig | null
 delete process.env[DAEMON_CONFIG_ENV]
@@ -11,10 +12,17 @@ if (config === null) {
   process.stderr.write('this file is started by Beamline; use `beamline start --head`\n')
   process.exit(2)
 }
+// Until the daemon is there to end in order, a signal ends this process with what it made: it may wait for a head for a minute.
+const giveUp = (): void => {
+  removeSession(config.session)
+  process.exit(1)
+}
+process.on('SIGTERM', giveUp)
 // In a cluster of several machines the workers come later: the id and the token of the cluster are told by its head, or its store.
 const cluster = config.cluster === undefined ? undefined : await import('./cluster-edge.ts').then(({ openCluster }) => openCluster(config))
 const settled = cluster?.config ?? config
 const workers = launchWorkers(settled, cluster?.host)
 const { Daemon } = await import('./daemon.ts')
 const daemon = new Daemon(settled, workers, cluster)
+process.off('SIGTERM', giveUp)
 await daemon.listen()

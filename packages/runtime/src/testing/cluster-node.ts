@@ -257,7 +257,7 @@ export class TestNode {
     if (this.#isPaused) throw new Error(`node ${this.index} is paused`)
     if (!this.isRunning) throw new Error(`the daemon of node ${this.index} is gone`)
     const asked = (async () => {
-      await using client = await ClusterClient.connect(this.address)
+      await using client = await ClusterClient.connect(this.address, this.#surroundings.token)
       return await client.query<T>(what, limit)
     })()
     const { promise: late, reject } = Promise.withResolvers<never>()

@@ -203,8 +203,12 @@ export class TestCluster implements AsyncDisposable {
     )
   }
 
-  /** What is in use at the moment: to compare with {@link expectBaseline}. */
+  /** What is in use at the moment, once all workers have started: to compare with {@link expectBaseline}. */
   async baseline(): Promise<Baseline> {
+    await until('end of the start of workers', async () => {
+      const starting = (await this.#head.list<{ state: string }>('workers')).filter(({ state }) => state === 'starting')
+      return starting.length === 0 || `${starting.length} are starting`
+    })
     return takeBaseline(this)
   }
 
