@@ -14,7 +14,6 @@ import type { ClusterView, Heartbeat, NodeInfo, ProcessInfo, Register } from '..
 import type { Drain, Failure, ObjectPin, ObjectRecover, ProcessMessage, StoredPlace } from '../net/gen/node.ts'
 import { checkListen } from '../net/endpoint.ts'
 import { faultsOfEnvironment } from '../net/faults.ts'
-import { faultsOfEnvironment } from '../net/faults.ts'
 import type { Tls } from '../net/tls.ts'
 import type { EdgeInstruction, MessageBody } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
@@ -63,7 +62,7 @@ export interface ClusterPort {
   /** What is on this node: processes, actors and bundles. */
   held(): Inventory
   /** The objects of this node. */
-  readonly store: CopyStore & { tell(listener: CopyStoreListener): void }
+  readonly store: CopyStore & { tell?(listener: CopyStoreListener): void }
   load(): Omit<Heartbeat, 'sequence' | 'processesGone'>
   /** A message of a process of another node. */
   fromRemote(process: string, body: NonNullable<ProcessMessage['body']>): void
@@ -246,7 +245,7 @@ export class ClusterEdge {
       },
       validate: process.env['BEAMLINE_VALIDATE'] === '1',
     })
-    port.store.tell(this.#plane)
+    port.store.tell?.(this.#plane)
     this.#bulkAddress = await this.#plane.listen(this.host)
     this.#port = port
     const registered = new Promise<void>((resolve) => {
@@ -489,7 +488,7 @@ export class ClusterEdge {
         if (node === this.#membership?.head) this.#membership.refused(body.value.reason)
         return
       default:
-        return
+        this.#plane?.meshMessage(node, body)
     }
   }
 

@@ -7,7 +7,7 @@
 import { setTimeout as delay } from 'node:timers/promises'
 import { BeamlineError } from '../errors.ts'
 import { debug } from '../debug.ts'
-import type { Assign, Hello, NodeMessage, ObjectPin, ProcessMessage, ProcessSuspect } from '../net/gen/node.ts'
+import type { Assign, Hello, NodeMessage, ObjectPin, ObjectRecover, ProcessMessage, ProcessSuspect } from '../net/gen/node.ts'
 import { type Link, listen, type Server } from '../net/link.ts'
 import type { EdgeInstruction, MessageBody } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
@@ -253,15 +253,26 @@ export class Daemon {
       case 'objectPin':
         return this.#pin(process, body.value)
       case 'objectUnpin':
-        return this.#store.unpin(process, body.value.pins)
+        this.#store.unpin(process, body.value.pins)
+        return this.#cluster?.unpin(process, body.value.pins)
+      case 'objectRecover':
+        return this.#recover(process, body.value)
       case 'segmentRequest':
         return this.#store.request(process, body.value)
       case 'segmentReturn':
         return this.#store.giveBack(process, body.value.segment)
       case 'objectsAdded':
-        return this.#byNode(process, body.value.objects, (objects) => ({ $case: 'objectsAdded', value: { objects } }))
+        return this.#byNode(
+          body.value.objects,
+          (objects) => this.#store.added(process, { objects }),
+          (cluster, node, objects) => cluster.fromProcess(node, process, { $case: 'objectsAdded', value: { objects } }),
+        )
       case 'objectsFreed':
-        return this.#byNode(process, body.value.places, (places) => ({ $case: 'objectsFreed', value: { places } }))
+        return this.#byNode(
+          body.value.places,
+          (places) => this.#store.freed(process, { places }),
+          (cluster, node, places) => cluster.freed(process, node, places),
+        )
       case 'processSuspect':
         return this.#suspect(process, body.value)
       case 'packagePut': {
@@ -334,22 +345,27 @@ export class Daemon {
   }
 
   /** What concerns objects of this node stays here, the rest goes to the daemons of those nodes. */
-  #byNode<T extends { readonly node: string }>(process: string, items: readonly T[], message: (items: T[]) => NonNullable<ProcessMessage['body']>): void {
+  #byNode<T extends { readonly node: string }>(
+    items: readonly T[],
+    local: (items: T[]) => void,
+    elsewhere: (cluster: ClusterEdge, node: string, items: T[]) => void,
+  ): void {
     const own = this.#config.session.node
     const here = items.filter(({ node }) => node === '' || node === own)
-    if (here.length > 0) this.#machine(process, message(here))
+    if (here.length > 0) local(here)
     if (here.length === items.length || this.#cluster === undefined) return
-    for (const [node, there] of Map.groupBy(items, ({ node }) => node))
-      if (node !== '' && node !== own) this.#cluster.fromProcess(node, process, message(there))
+    for (const [node, there] of Map.groupBy(items, (item) => item.node)) if (node !== '' && node !== own) elsewhere(this.#cluster, node, there)
   }
 
   #pin(process: string, pin: ObjectPin): void {
-    if (this.#cluster === undefined || pin.node === '' || pin.node === this.#config.session.node) return this.#store.pin(process, pin)
-    const failure = {
-      code: 'OBJECT_LOST',
-      detailsJson: JSON.stringify({ object: `${pin.owner}:${pin.object}`, reason: `node ${pin.node} cannot be read from` }),
-    }
-    this.#send(process, { $case: 'objectPinned', value: { pin: pin.pin, path: '', segment: '', offset: 0, bytes: 0, failure } })
+    if (this.#cluster === undefined || pin.node === '' || pin.node === this.#config.session.node) this.#store.pin(process, pin)
+    else this.#cluster.pin(process, pin)
+  }
+
+  #recover(process: string, recover: ObjectRecover): void {
+    if (this.#cluster !== undefined) return this.#cluster.recover(process, recover)
+    // There is no other node that could have a copy.
+    this.#deliverTo(process, { $case: 'objectRecovered', value: { request: recover.request, node: '', segment: '', offset: 0, failure: undefined } })
   }
 
   #suspect(asker: string, { process, node }: ProcessSuspect): void {
@@ -416,6 +432,7 @@ export class Daemon {
   #clusterPort(cluster: ClusterEdge): ClusterPort {
     const { machine } = this.#launched
     return {
+      store: this.#store as unknown as ClusterPort['store'],
       handle: (event) => this.#handle(event),
       deliver: (process, message) => this.#deliverTo(process, message),
       held: () => inventoryOf(machine.node.tables),
@@ -432,8 +449,9 @@ export class Daemon {
   async #drain(cluster: ClusterEdge, reason: string, deadlineMs: number): Promise<void> {
     const { machine } = this.#launched
     this.#handle({ kind: 'drain', reason })
-    for (const until = performance.now() + deadlineMs; performance.now() < until && !isDrained(machine.node.tables); ) await delay(DRAIN_LOOK_MS)
-    void cluster
+    const until = performance.now() + deadlineMs
+    while (performance.now() < until && !isDrained(machine.node.tables)) await delay(DRAIN_LOOK_MS)
+    await cluster.moveObjects(Math.max(0, until - performance.now()))
     await this.stop(`node ${this.#config.session.node} was drained: ${reason}`, STOP_GRACE_MS)
   }
 

@@ -93,7 +93,7 @@ export class Queries {
       const entry = machine.node.tables.queue.find((each) => each.kind === 'demand' && each.process.id === process && each.key === Number(argument))
       return { answer: entry === undefined ? null : this.#describe(entry), silent: [] }
     }
-    const here = await this.answerHere(topic, limit)
+    const here = await this.answerHere(what, limit)
     if (cluster === undefined || cluster.nodes.size < 2) return { answer: here, silent: [] }
     if (IS_OF_HEAD.has(topic)) {
       if (cluster.isHead) return { answer: here, silent: [] }
@@ -105,8 +105,8 @@ export class Queries {
   }
 
   /** What this node knows. */
-  async answerHere(topic: string, limit: number): Promise<unknown> {
-    switch (topic) {
+  async answerHere(what: string, limit: number): Promise<unknown> {
+    switch (what) {
       case 'status':
         return this.#status()
       case 'nodes':
@@ -136,7 +136,7 @@ export class Queries {
       case 'timeline':
         return { events: this.#events.latest(limit), dropped: this.#events.dropped }
       default:
-        return { error: `unknown query ${JSON.stringify(topic)}` }
+        return { error: `unknown query ${JSON.stringify(what)}` }
     }
   }
 
