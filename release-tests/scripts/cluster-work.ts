@@ -4,15 +4,9 @@
 import { appendFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
 import { remote } from '@beamline/runtime'
-import type { TestNode } from '@beamline/runtime/testing'
 
 /** Custom resource of the node that a test wants something to run on. */
 export const MARKED = 'marked'
-
-/** This program becomes one of that node. */
-export function settleOn(node: TestNode): void {
-  Object.assign(process.env, node.environment())
-}
 
 const here = (): string => process.env['BEAMLINE_TEST_NODE'] ?? ''
 

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { get, init, remote } from '@beamline/runtime'
 import { startTestCluster, type TestNode } from '@beamline/runtime/testing'
 import { SMOKE, report } from '../src/measure.ts'
-import { MARKED, nodeHere, Once, settleOn } from './cluster-work.ts'
+import { MARKED, nodeHere, Once } from './cluster-work.ts'
 
 const ROUNDS = SMOKE ? 1 : 5
 
@@ -20,7 +20,7 @@ try {
     storeBytes: 64 << 20,
     store: `sqlite:${join(folder, 'control.sqlite')}`,
   })
-  settleOn(cluster.nodes[1] as TestNode)
+  using _here = (cluster.nodes[1] as TestNode).settle()
   await using _program = await init({ quiet: true })
   const atHead = nodeHere.options({ resources: { [MARKED]: 0.1 } })
   const OnceAtHead = remote(Once, { resources: { [MARKED]: 0.1 } })

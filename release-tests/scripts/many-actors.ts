@@ -8,7 +8,7 @@ import { type ActorHandle, get, init, remote, stop } from '@beamline/runtime'
 import { startTestCluster, type TestCluster, until } from '@beamline/runtime/testing'
 import { SMOKE, report, skip } from '../src/measure.ts'
 import { hasProc, pssMb } from '../src/processes.ts'
-import { Once, settleOn } from './cluster-work.ts'
+import { Once } from './cluster-work.ts'
 
 const ACTORS = SMOKE ? 24 : 200
 const BARE_AT_ONCE = 4
@@ -42,7 +42,7 @@ report('yardstick_bare_processes', '/s', [await bareProcesses(ACTORS)])
 report('yardstick_bare_process_mb', 'MB', [await barePssMb()])
 
 await using cluster = await startTestCluster({ nodes: 4, cpus: 1, storeBytes: 64 << 20 })
-settleOn(cluster.head)
+using _here = cluster.head.settle()
 await using _program = await init({ quiet: true })
 const RemoteOnce = remote(Once)
 

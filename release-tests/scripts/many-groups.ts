@@ -5,12 +5,11 @@
 import { init, placementGroup } from '@beamline/runtime'
 import { startTestCluster } from '@beamline/runtime/testing'
 import { measureTogether } from '../src/measure.ts'
-import { settleOn } from './cluster-work.ts'
 
 const GROUPS_PER_CALL = 100
 
 await using cluster = await startTestCluster({ nodes: 4, cpus: 1, resources: { custom: 100 }, storeBytes: 64 << 20 })
-settleOn(cluster.head)
+using _here = cluster.head.settle()
 await using _program = await init({ quiet: true })
 
 async function createAndRemove(bundles: number): Promise<void> {

@@ -5,7 +5,7 @@
 import { get, init } from '@beamline/runtime'
 import { startTestCluster } from '@beamline/runtime/testing'
 import { SMOKE, report } from '../src/measure.ts'
-import { nodeHere, settleOn } from './cluster-work.ts'
+import { nodeHere } from './cluster-work.ts'
 import { OK, smallValue } from './workload.ts'
 
 const TASKS = SMOKE ? 2_000 : 10_000
@@ -14,7 +14,7 @@ const WORKERS = 4
 
 async function rates(nodes: number): Promise<number[]> {
   await using cluster = await startTestCluster({ nodes, cpus: WORKERS / nodes, storeBytes: 64 << 20 })
-  settleOn(cluster.head)
+  using _here = cluster.head.settle()
   await using _program = await init({ quiet: true })
   const samples: number[] = []
   // The first round starts workers and loads code.

@@ -208,6 +208,30 @@ export class TestNode {
     }
   }
 
+  /**
+   * Makes this process one of this node, until the result is disposed of: `init()` joins the cluster as a program there would. Only for plain processes:
+   * a process cannot move to a host.
+   *
+   * @example
+   * using _here = cluster.head.settle()
+   * await using _program = await init()
+   */
+  settle(): Disposable {
+    if (this.host !== undefined) throw new BeamlineError('INVALID_ARGUMENT', { what: 'isolation', got: 'netns', expected: 'process: this one cannot move' })
+    const before = { ...process.env }
+    // Compiled code is cached where it was before.
+    const { NODE_COMPILE_CACHE: _cache, ...environment } = this.environment()
+    Object.assign(process.env, environment)
+    return {
+      [Symbol.dispose]: () => {
+        for (const name of Object.keys(environment)) {
+          if (before[name] === undefined) delete process.env[name]
+          else process.env[name] = before[name]
+        }
+      },
+    }
+  }
+
   /** Runs a program on this node. It is killed at the end of the cluster, if it still runs. */
   exec(argv: readonly string[], options: ProgramOptions = {}): Program {
     const program = new Program(this.command(argv), { ...options, env: { ...this.environment(), ...options.env } })
