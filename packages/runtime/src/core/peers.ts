@@ -50,6 +50,7 @@ export class Peer {
   address: string
   /** The other end's; "" in a cluster of one. */
   node: string
+  ended = false
   /** Runs while the link is interrupted. */
   suspicion: NodeJS.Timeout | undefined = undefined
   /** Templates that the other end knows, by the id that this end gave them. */
@@ -173,7 +174,7 @@ export class Peers {
     this.#all.add(peer)
     link.onMessage((message) => {
       if (message.body?.$case === 'introduce') this.#introduced(peer, message.body.value)
-      else this.#port.message(peer, message)
+      else if (peer.process !== '' && !peer.ended) this.#port.message(peer, message) // a refused or dead one is not heard
     })
     link.onInterrupted(() => {
       if (peer.suspicion !== undefined || peer.process === '') return
@@ -183,6 +184,7 @@ export class Peers {
     })
     link.onResumed(() => this.#trust(peer))
     link.onClose(() => {
+      peer.ended = true
       this.#trust(peer)
       this.#all.delete(peer)
       for (const executable of peer.received.values()) executable.release()
