@@ -214,6 +214,11 @@ export class ClusterEdge {
     return this.#membership?.head ?? this.config.session.node
   }
 
+  /** URL of the store in which this node can look for the head; "": there is none. */
+  get lookIn(): string {
+    return this.#membership?.lookIn ?? ''
+  }
+
   get headAddress(): string {
     return this.#membership?.headAddress ?? this.mesh.address
   }

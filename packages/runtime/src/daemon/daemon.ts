@@ -458,9 +458,9 @@ export class Daemon {
   /** This node was declared dead, or may have been: nothing of it may go on. What comes next is a new node. */
   async #beginAnew(cluster: ClusterEdge, reason: string): Promise<void> {
     process.stderr.write(`node ${this.#config.session.node} ends its work: ${reason}\n`)
-    const { mesh, headAddress, isHead } = cluster
+    const { mesh, headAddress, isHead, lookIn } = cluster
     const port = Number(mesh.address.split(':').at(-1))
-    this.#next = this.#config.embedded ? undefined : successor(this.#config, { headAddress: isHead ? '' : headAddress, port })
+    this.#next = this.#config.embedded ? undefined : successor(this.#config, { headAddress: isHead ? '' : headAddress, port, lookIn })
     await this.stop(reason, 0)
   }
 

@@ -53,12 +53,13 @@ export class Membership {
   #probing = false
   #meeting = false
   /** URL of the control store when this node can look into it. */
-  #store = ''
+  #store: string
   #over = false
 
   constructor(options: MembershipOptions) {
     this.#options = options
     this.#address = options.config.headAddress
+    this.#store = options.config.lookIn
   }
 
   get head(): string {
@@ -67,6 +68,11 @@ export class Membership {
 
   get headAddress(): string {
     return this.#address
+  }
+
+  /** URL of the store in which this node can look for the head; "": there is none. */
+  get lookIn(): string {
+    return this.#store
   }
 
   get cluster(): string {
@@ -90,6 +96,8 @@ export class Membership {
             { cause: error },
           )
         }
+        const other = await this.#lookUp()
+        if (other !== undefined && other !== 'unknown') this.#address = other.address
         await delay(RETRY_MS)
       }
     }

@@ -76,6 +76,8 @@ export interface ClusterConfig {
   /** Port to try before any; 0: none. */
   readonly portWished: number
   readonly store: string
+  /** URL of the store in which a node can look for the head; "" until it was told one. */
+  readonly lookIn: string
   readonly nodeTimeoutMs: number
   readonly heartbeatMs: number
   readonly headTimeoutMs: number
@@ -178,6 +180,7 @@ function clusterConfig(options: DaemonOptions): ClusterConfig {
     port: count('port', port ?? 0),
     portWished: head && port === undefined ? HEAD_PORT : 0,
     store: store ?? MEMORY_STORE,
+    lookIn: '',
     nodeTimeoutMs,
     heartbeatMs: count('heartbeatMs', options.heartbeatMs ?? Math.min(1_000, Math.floor(nodeTimeoutMs / 5))),
     headTimeoutMs: count('headTimeoutMs', options.headTimeoutMs ?? 60_000),

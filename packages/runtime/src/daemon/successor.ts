@@ -11,7 +11,7 @@ import { createSession } from './session.ts'
  * @param found - where this node listened, and where it last knew the head
  * @returns what replaces this process; call it when everything of the old node has ended
  */
-export function successor(config: DaemonConfig, found: Pick<ClusterConfig, 'headAddress' | 'port'>): () => void {
+export function successor(config: DaemonConfig, found: Pick<ClusterConfig, 'headAddress' | 'lookIn' | 'port'>): () => void {
   const { token, storeDir } = config.session
   const { cluster } = config
   if (cluster === undefined) throw new Error('a cluster of one machine has nobody who declares it dead')
