@@ -84,11 +84,14 @@ export class SessionState<Out, In> {
     return 'deliver'
   }
 
-  /** A new connection, whose other end has received so many frames: what comes after is to be written again. False: it never got so many. */
+  /**
+   * A new connection, whose other end had received so many frames when it was dialled: what comes after is to be written again. It may have received
+   * more by now, on the connection of before. False: it cannot have received so many.
+   */
   resume(otherReceived: number): boolean {
-    if (otherReceived < this.#confirmed || otherReceived > this.#lastSent) return false
+    if (otherReceived > this.#lastSent) return false
     this.#confirm(otherReceived)
-    this.#written = otherReceived
+    this.#written = this.#confirmed
     this.#told = this.#received
     return true
   }
