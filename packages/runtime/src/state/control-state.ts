@@ -47,6 +47,7 @@ export class ControlState {
   readonly jobs: JobTable
   /** Until nodes from before a restart are back or given up. */
   restoring = false
+  #restored = false
   /** Job of each attached driver and of each worker that was given one. */
   readonly #jobOf: Map<string, Job> = new Map()
   readonly #attached: Map<string, Attached> = new Map()
@@ -414,6 +415,8 @@ export class ControlState {
   }
 
   #restore(records: ReadonlyMap<string, string>): void {
+    if (this.#restored) return
+    this.#restored = true
     const { nextNumber = 0 } = decodeRecord<{ nextNumber: number }>(records.get('counters') ?? '') ?? {}
     this.nodes.nextNumber = Math.max(this.nodes.nextNumber, nextNumber)
     const nodes: NodeRecord[] = []

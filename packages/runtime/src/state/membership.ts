@@ -55,8 +55,11 @@ export class Membership {
 
   /** A node that is there now. Its number is its own, when it has one from an earlier head, or the next. */
   put(info: NodeInfo): Member {
+    return this.#put(info, this.members.get(info.node)?.number ?? (info.number > 0 ? info.number : this.nextNumber))
+  }
+
+  #put(info: NodeInfo, number: number): Member {
     const known = this.members.get(info.node)
-    const number = known?.number ?? (info.number > 0 ? info.number : this.nextNumber)
     this.nextNumber = Math.max(this.nextNumber, number + 1)
     const state = known?.state === 'DRAINING' ? 'DRAINING' : 'ALIVE'
     const total = info.total ?? NONE
@@ -71,7 +74,7 @@ export class Membership {
 
   /** From a durable record: it may come back. */
   remember(info: NodeInfo, draining: boolean): void {
-    const member = this.put(info)
+    const member = this.#put(info, info.number)
     member.state = 'AWAY'
     member.info = { ...member.info, state: draining ? 'DRAINING' : 'AWAY' }
   }

@@ -1,0 +1,267 @@
+/**
+ * A head that goes on from the records of an earlier one: what nodes that come back still have goes on, what they have and it does not know is
+ * released, what they have no longer is lost; nodes that do not come back are dead with the grace, and so is what depended on them.
+ */
+import { describe, expect, test } from 'vitest'
+import { amounts, JOB, shape } from './machine.ts'
+import type { ActorHere, GroupHere, NodeInfo, ProcessInfo } from '../../src/net/gen/mesh.ts'
+import type { ActorCreate, GroupCreate } from '../../src/net/gen/node.ts'
+import { ControlState } from '../../src/state/control-state.ts'
+import type { ControlEvent, ControlInstruction } from '../../src/state/events.ts'
+
+const SELF = 'h2'
+const LEASE_MS = 10_000
+const DRIVER = 'd1'
+
+const info = (node: string, more: Partial<NodeInfo> = {}): NodeInfo => ({
+  ...{ node, number: 0, address: '', bulkAddress: '', host: '', total: amounts({ cpus: 40_000 }), available: amounts({ cpus: 40_000 }), labels: {} },
+  ...{ state: 'ALIVE', cause: undefined, queued: 0, storeBytes: 0, storeUsedBytes: 0, pid: 0, head: false },
+  ...more,
+})
+const create = (actor: string, more: Partial<ActorCreate> = {}): ActorCreate => ({
+  ...{ actor, name: '', namespace: '', className: 'A', detached: false, getIfExists: false, maxRestarts: 0, shape: shape({}, { node: 'n1' }), request: 1 },
+  ...{ creation: new Uint8Array([1, 2]), handle: new Uint8Array([3]), stopTimeoutMs: 1_000 },
+  ...more,
+})
+const group: GroupCreate = { group: 'g1', name: '', strategy: 'SPREAD', bundles: [amounts({ cpus: 1 }), amounts({ cpus: 1 })], detached: true, selectors: [] }
+const driver: ProcessInfo = { process: DRIVER, kind: 'driver', pid: 1, address: '', job: JOB, jobId: DRIVER }
+
+/** A head, and what it made durable. */
+class Head {
+  readonly control: ControlState
+  readonly records: Map<string, string>
+  out: ControlInstruction[] = []
+  nowMs = 1_000
+
+  constructor(self: string, records: ReadonlyMap<string, string> = new Map()) {
+    this.records = new Map(records)
+    this.control = new ControlState({ self, growable: true, leaseMs: LEASE_MS, persists: true })
+    this.do({ kind: 'tick', nowMs: this.nowMs }, { kind: 'restore', records: new Map(records) })
+    this.register(self)
+  }
+
+  do(...events: ControlEvent[]): this {
+    for (const event of events) {
+      for (const instruction of this.control.handle(event)) {
+        this.out.push(instruction)
+        if (instruction.kind !== 'persist') continue
+        if (instruction.value === undefined) this.records.delete(instruction.key)
+        else this.records.set(instruction.key, instruction.value)
+      }
+    }
+    return this
+  }
+
+  register(node: string, here: { actors?: ActorHere[]; groups?: GroupHere[]; processes?: ProcessInfo[] } = {}, more: Partial<NodeInfo> = {}): this {
+    this.out = []
+    return this.do({ kind: 'node-registered', register: { node: info(node, more), processes: [], actors: [], groups: [], ...here } })
+  }
+
+  tick(ms: number): this {
+    for (let left = ms; left > 0; left -= 250) this.do({ kind: 'tick', nowMs: (this.nowMs += 250) })
+    return this
+  }
+
+  orders(): unknown[] {
+    return this.out.flatMap((each) => (each.kind === 'order' ? [{ to: each.node, ...each.order }] : []))
+  }
+
+  actor(id: string): unknown[] {
+    const actor = this.control.actors.actors.get(id)
+    return [actor?.state, actor?.worker, actor?.incarnation]
+  }
+}
+
+/** The first head: nodes n1 and n2, a driver on n2, an actor that runs on n1, a group over both. */
+function first(more: Partial<ActorCreate> = {}): Head {
+  const head = new Head('h1').register('n1').register('n2', { processes: [driver] })
+  head.do({ kind: 'actor-create', process: DRIVER, create: create('a1', more) }, placed('a1'), started('a1'))
+  head.do({ kind: 'group-create', process: DRIVER, create: group })
+  for (const node of new Set(head.control.groups.groups.get('g1')?.nodes)) head.do({ kind: 'bundles-prepared', node, group: 'g1', attempt: 1 })
+  return head
+}
+const placed = (actor: string): ControlEvent => ({
+  kind: 'actor-placed',
+  node: 'n1',
+  actor,
+  attempt: 1,
+  worker: `w-${actor}`,
+  address: 'there',
+  gpuIndices: [],
+})
+const started = (actor: string): ControlEvent => ({
+  kind: 'actor-started',
+  process: `w-${actor}`,
+  started: { actor, error: new Uint8Array(), errorText: '' },
+})
+const workerOf = (actor: string): ProcessInfo => ({ process: `w-${actor}`, kind: 'worker', pid: 2, address: '', job: JOB, jobId: DRIVER })
+const here = (actor: string, more: Partial<ActorHere> = {}): ActorHere => ({
+  ...{ actor, worker: `w-${actor}`, address: 'there', attempt: 1, alive: true, gpuIndices: [] },
+  ...more,
+})
+const second = (of: Head): Head => new Head(SELF, of.records)
+
+describe('an actor', () => {
+  // What the node says when it comes back -> what becomes of the actor, what the node is told.
+  test.each<[string, Partial<ActorCreate>, ActorHere[], unknown[], unknown[]]>([
+    ['that still runs goes on', {}, [here('a1')], ['ALIVE', 'w-a1', 0], []],
+    ['that was starting is told to start again', {}, [here('a1', { alive: false })], ['STARTING', 'w-a1', 0], []],
+    ['that still waits for a worker waits', {}, [here('a1', { worker: '', alive: false })], ['PENDING', '', 0], []],
+    ['that is no longer there is dead', {}, [], ['DEAD', '', 0], []],
+    ['that is no longer there and may restart is placed again', { maxRestarts: 1 }, [], ['RESTARTING', '', 1], [{ to: 'n1', kind: 'actor-place', attempt: 2 }]],
+    [
+      'of an earlier placement is released, and placed again when it may',
+      { maxRestarts: 1 },
+      [here('a1', { attempt: 7 })],
+      ['RESTARTING', '', 1],
+      [
+        { to: 'n1', kind: 'actor-release', attempt: 7, force: true },
+        { to: 'n1', kind: 'actor-place', attempt: 2 },
+      ],
+    ],
+  ])('%s', (_what, more, actors, state, orders) => {
+    const head = second(first(more))
+      .register('n2', { processes: [driver] })
+      .register('n1', { actors })
+    expect([head.actor('a1'), head.orders().filter((order) => (order as { actor?: string }).actor === 'a1')]).toMatchObject([state, orders])
+  })
+
+  test('that the head does not know is released', () => {
+    const head = second(first()).register('n1', { actors: [here('a1'), here('a7')] })
+    expect(head.orders()).toContainEqual({ to: 'n1', kind: 'actor-release', actor: 'a7', attempt: 1, force: true, reason: 'the head does not know it' })
+  })
+
+  test('whose order was lost with the head is ordered again, and that is no restart', () => {
+    const before = new Head('h1').register('n1').register('n2', { processes: [driver] })
+    before.do({ kind: 'actor-create', process: DRIVER, create: create('a1') })
+    const head = second(before)
+      .register('n2', { processes: [driver] })
+      .register('n1')
+    expect(head.orders()).toMatchObject([{ to: 'n1', kind: 'actor-place', actor: 'a1', attempt: 2 }])
+    expect(head.actor('a1')).toEqual(['PENDING', '', 0])
+  })
+
+  test('is asked about before its node is back: the answer waits until somebody knows', () => {
+    const head = second(first()).register('n2', { processes: [driver] })
+    const states = (): string[] => head.out.flatMap((each) => (each.kind === 'send' && each.message.$case === 'actorState' ? [each.message.value.state] : []))
+    head.do({ kind: 'actor-watch', process: DRIVER, actor: 'a1' })
+    expect(states()).toEqual([])
+    head.register('n1', { actors: [here('a1')] })
+    expect(states()).toEqual(['ALIVE'])
+  })
+
+  test('has all that it was made of', () => {
+    const head = second(first({ name: 'x', detached: true }))
+    const actor = head.control.actors.actors.get('a1')
+    expect(actor?.create).toEqual(create('a1', { name: 'x', detached: true }))
+    head.register('n2', { processes: [driver] }).do({ kind: 'actor-lookup', process: DRIVER, request: 5, name: 'x', namespace: '' })
+    expect(head.out.at(-1)).toMatchObject({ message: { $case: 'actorFound', value: { actor: 'a1', handle: new Uint8Array([3]) } } })
+  })
+
+  test('that is dead stays dead, and late watchers learn why', () => {
+    const before = first().do({ kind: 'actor-stop', process: DRIVER, stop: { actor: 'a1', force: true, noRestart: true, reason: 'enough' } })
+    before.do({ kind: 'actor-worker-lost', node: 'n1', actor: 'a1', attempt: 1, worker: 'w-a1', failure: { code: 'X', detailsJson: '{}' } })
+    const head = second(before)
+      .register('n2', { processes: [driver] })
+      .do({ kind: 'actor-watch', process: DRIVER, actor: 'a1' })
+    expect(head.out.at(-1)).toMatchObject({ message: { $case: 'actorState', value: { state: 'DEAD', cause: { code: 'ACTOR_DIED' } } } })
+  })
+})
+
+describe('a group', () => {
+  const nodes = (head: Head): unknown => head.control.groups.groups.get('g1')?.nodes
+  const bundle = (index: number, committed: number[] = [index]): GroupHere => ({ group: 'g1', bundles: { [index]: amounts({ cpus: 1 }) }, committed })
+  const back = (head: Head, n1: GroupHere[], n2: GroupHere[], on: unknown): Head => {
+    const [one, two] = on as [string, string]
+    return head.register(one, { groups: n1 }).register(two, { groups: n2, processes: [driver] })
+  }
+
+  test('whose bundles are all there goes on', () => {
+    const before = first()
+    const head = back(second(before), [bundle(0)], [bundle(1)], nodes(before))
+    expect([head.control.groups.groups.get('g1')?.state, nodes(head)]).toEqual(['CREATED', nodes(before)])
+    expect(head.orders()).toEqual([])
+  })
+
+  test('whose commit was lost is committed', () => {
+    const before = first()
+    const head = back(second(before), [bundle(0)], [bundle(1, [])], nodes(before))
+    expect(head.orders()).toMatchObject([{ kind: 'bundles-commit', group: 'g1', attempt: 1 }])
+    expect(head.control.groups.groups.get('g1')?.state).toBe('CREATED')
+  })
+
+  test('that lost a bundle gets that one again, and keeps the other', () => {
+    const before = first()
+    const head = back(second(before), [bundle(0)], [], nodes(before))
+    expect(head.control.groups.groups.get('g1')?.state).toBe('RESCHEDULING')
+    expect(head.orders().filter((order) => (order as { kind: string }).kind === 'bundles-prepare')).toMatchObject([
+      { attempt: 2, bundles: new Map([[1, { cpus: 1 }]]) },
+    ])
+  })
+
+  test('that the head does not know is returned', () => {
+    const head = second(first()).register('n1', { groups: [{ ...bundle(0), group: 'g9' }] })
+    expect(head.orders()).toContainEqual({ to: 'n1', kind: 'bundles-return', group: 'g9', bundles: [0], reason: 'the head does not know it' })
+  })
+})
+
+describe('a node', () => {
+  test('keeps its number, and nobody gets a number again', () => {
+    const head = second(first())
+    const number = (node: string): unknown => head.control.nodes.members.get(node)?.number
+    head.register('n2').register('n1').register('n3')
+    expect([number('n1'), number('n2'), number(SELF), number('n3')]).toEqual([1, 2, 3, 4])
+  })
+
+  test('that was declared dead is refused for ever', () => {
+    const before = first().do({ kind: 'node-left', node: 'n1', reason: 'gone' })
+    for (const head of [before, second(before)])
+      expect(head.register('n1').out).toEqual([{ kind: 'node-refused', node: 'n1', code: 'NODE_LOST', reason: 'gone' }])
+  })
+
+  test('whose number is another one is refused: its leases could not be told from the other one’s', () => {
+    const head = new Head('h1').register('n1')
+    expect(head.register('n2', {}, { number: 1 }).out).toMatchObject([{ kind: 'node-refused', node: 'n2' }])
+  })
+
+  test('that drains still does', () => {
+    const head = second(first().do({ kind: 'node-drain', node: 'n1', reason: 'repair' })).register('n1')
+    expect(head.control.nodes.members.get('n1')?.state).toBe('DRAINING')
+  })
+
+  test('that does not come back is dead with its lease, and what ran there restarts elsewhere', () => {
+    const head = second(first({ maxRestarts: 1, shape: shape({}) })).register('n2', { processes: [driver] })
+    const before = head.control.actors.actors.get('a1')?.node
+    const alive = (): void => void head.do({ kind: 'node-heartbeat', node: 'n2', available: amounts({}), queued: 0, storeUsedBytes: 0, nowMs: head.nowMs })
+    for (let ms = 0; ms < LEASE_MS - 1_000; ms += 1_000) {
+      alive()
+      head.tick(1_000)
+    }
+    expect([head.control.restoring, head.control.actors.actors.get('a1')?.node]).toEqual([true, before])
+    alive()
+    head.tick(2_000)
+    expect([head.control.restoring, [...head.control.nodes.members.keys()].sort()]).toEqual([false, [SELF, 'n2']])
+  })
+})
+
+describe('what belongs to a driver', () => {
+  test('goes on when the driver is back', () => {
+    const head = second(first())
+      .register('n1', { actors: [here('a1')], processes: [workerOf('a1')] })
+      .register('n2', { processes: [driver] })
+    head.tick(1_000)
+    expect([head.control.jobs.jobs.get(DRIVER)?.state, head.actor('a1')[0]]).toEqual(['RUNNING', 'ALIVE'])
+  })
+
+  test('ends with the grace when the driver is not back; what is detached stays', () => {
+    const before = first()
+    before.do({ kind: 'actor-create', process: DRIVER, create: create('a2', { detached: true, name: 'y' }) }, placed('a2'), started('a2'))
+    const head = second(before)
+      .register('n1', { actors: [here('a1'), here('a2')], processes: [workerOf('a1'), workerOf('a2')] })
+      .register('n2')
+    // The node of the first head is given up.
+    head.do({ kind: 'node-left', node: 'h1', reason: 'another head is there' }).tick(500)
+    expect([head.control.restoring, head.actor('a1')[0], head.actor('a2')[0]]).toEqual([false, 'DEAD', 'ALIVE'])
+    expect(head.control.jobs.jobs.get(DRIVER)).toMatchObject({ state: 'FAILED', reason: 'its driver did not come back after the head was started again' })
+  })
+})
