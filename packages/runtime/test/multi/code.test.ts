@@ -12,7 +12,8 @@ let app: string
 
 const FILES = {
   'package.json': '{"name":"app","type":"module","dependencies":{"greeter":"*"}}',
-  '.gitignore': 'data/\nnode_modules/\n',
+  '.gitignore': 'data/\nnode_modules/\nignored.ts\n',
+  'ignored.ts': 'export const hidden = () => 1\n',
   'data/big.bin': 'x'.repeat(100_000),
   'node_modules/greeter/package.json': '{"name":"greeter","type":"module","exports":"./index.js"}',
   'node_modules/greeter/index.js': 'export const greeting = "hello"\n',
@@ -111,7 +112,53 @@ test('a module that a node does not have is said with its path before any task r
   expect((failed['details'] as { path: string }).path).toMatch(/\/packages\/[0-9a-f]{64}\/node_modules\/nowhere$/)
 })
 
+test('a function that imports what .gitignore keeps from travelling fails with the path, before it runs', async () => {
+  const main = join(app, 'hidden.ts')
+  writeFileSync(
+    main,
+    [
+      "import { get, init, remote } from '@beamline/runtime'",
+      "import { tell } from '@beamline/runtime/testing'",
+      "import { hidden } from './ignored.ts'",
+      'await init()',
+      'const task = remote(() => hidden(), { resources: { tape: 1 } })',
+      "await get(task.remote()).catch((error) => tell('failed', { code: error.code, details: error.details }))",
+    ].join('\n'),
+  )
+  const driver = head.driver(main, { cwd: app })
+  const failed = (await driver.event('failed')) as unknown as { code: string; details: { what: string; path: string } }
+  await driver.exited
+  expect(failed).toMatchObject({ code: 'ENVIRONMENT_INVALID', details: { what: 'module "./ignored.ts"' } })
+  expect(failed.details.path).toMatch(/\/packages\/[0-9a-f]{64}\/ignored\.ts$/)
+})
+
 test('a working directory inside the code is found in its copy', async () => {
   const told = (await run({ env: { workingDir: app } }, 'done')) as unknown as Record<string, Answer>
   expect(told['direct']?.cwd).toMatch(/\/packages\/[0-9a-f]{64}$/)
+})
+
+test('a node that needs the code for the first time after the head was killed gets it from the head that came back', async () => {
+  await using three = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 1 }, { cpus: 1, resources: { tape: 1 } }] })
+  const [first, second, third] = three.nodes as [TestNode, TestNode, TestNode]
+  const main = join(app, 'later.ts')
+  writeFileSync(
+    main,
+    [
+      "import { get, init, remote } from '@beamline/runtime'",
+      "import { tell } from '@beamline/runtime/testing'",
+      "import { square } from './lib/square.ts'",
+      'await init()',
+      "tell('ready')",
+      "await new Promise((resolve) => process.stdin.once('data', resolve))",
+      'process.stdin.destroy()',
+      "tell('done', await get(remote(square, { resources: { tape: 1 } }).remote(3)))",
+    ].join('\n'),
+  )
+  const driver = second.driver(main, { cwd: app })
+  await driver.event('ready')
+  await first.kill('SIGKILL')
+  await first.start()
+  driver.write('go\n')
+  expect(await driver.event('done')).toMatchObject({ result: 27, node: third.id, cwd: expect.stringMatching(/\/packages\/[0-9a-f]{64}$/) })
+  expect((await driver.exited).code).toBe(0)
 })
