@@ -170,6 +170,24 @@ describe('lineage', () => {
     await expectNothingKept(world)
   })
 
+  test('makes the items of a stream again that are lost, by their index, and leaves the others', async () => {
+    const world = new World()
+    const taken = world.stream()
+    await settle()
+    world.run(0, false)
+    await taken
+    const [first, second, third] = world.handles as [ObjectEntry, ObjectEntry, ObjectEntry]
+    const kept = placeOf(first)
+    dieAt(world, second)
+    world.drop(2)
+    await world.quiet()
+    expect(placeOf(first)).toBe(kept)
+    expect(world.memory.get(key(placeOf(second)))).toBe(second.number)
+    expect(third.isHeld).toBe(false)
+    expect([...world.memory.values()].toSorted((a, b) => a - b)).toEqual([first.number, second.number])
+    await expectNothingKept(world)
+  })
+
   test('a chain of ten thousand calls comes back, and goes', async () => {
     const world = new World({ bytesMax: 100_000_000 })
     let last = await ready(world, world.call([], []))

@@ -12,6 +12,9 @@ import { Values } from '../../src/core/values.ts'
 import type { LeaseDemand, ProcessMessage } from '../../src/net/gen/node.ts'
 import type { PeerMessage, Place, Push, Value } from '../../src/net/gen/peer.ts'
 
+/** That a streaming call yields here. */
+export const ITEMS = 3
+
 const EMPTY = new Uint8Array(0)
 export const PUT = 'put() stored it'
 
@@ -165,6 +168,14 @@ export class World {
     return [...outputs]
   }
 
+  /** Its items go to the handles as they come. */
+  async stream(): Promise<void> {
+    const template = { ...templateOf({}), streaming: true }
+    const queue = this.submitter.queueFor({ placementGroup: '', node: '', prefers: '' } as never, false, 'f')
+    const { stream } = this.submitter.submit(template, [], queue)
+    for (let item = await stream?.take(); item; item = await stream?.take()) this.handles.push(item)
+  }
+
   drop(n: number): void {
     const [entry] = this.handles.splice(n % Math.max(1, this.handles.length), 1)
     entry?.unhold()
@@ -221,7 +232,13 @@ export class World {
     )
     const refs = returnInside ? inside.map((entry) => this.references.toRef(entry)) : []
     const result = (number: number): Value => ({ inline: EMPTY, place: this.write(number), error: EMPTY, refs, functions: [], handles: [] })
-    const results = failed ? [] : Array.from({ length: this.#returnsOf(push.task) }, (_, i) => result(push.task + i))
+    const { streaming = false, returns = 1 } = this.#templateOf(push.task) ?? {}
+    if (streaming) {
+      for (let i = 0; i < ITEMS; i++) this.submitter.item(this.peer as never, { task: push.task, index: i, value: result(push.task + 1 + i) })
+      this.submitter.done(this.peer as never, { task: push.task, value: EMPTY, values: [], execMs: 1, retry: false, cancelled: false, items: ITEMS })
+      return
+    }
+    const results = failed ? [] : Array.from({ length: returns }, (_, i) => result(push.task + i))
     this.submitter.done(this.peer as never, { task: push.task, value: EMPTY, values: results, execMs: 1, retry: false, cancelled: failed, items: 0 })
   }
 
@@ -232,9 +249,9 @@ export class World {
     this.submitter.takenBack({ lease, tasks: behind, blocked: true, retiring: false })
   }
 
-  #returnsOf(task: number): number {
-    for (const record of this.submitter.pending()) if (record.number === task) return record.template.returns
-    return 1
+  #templateOf(task: number): CallTemplate | undefined {
+    for (const record of this.submitter.pending()) if (record.number === task) return record.template
+    return undefined
   }
 
   /** All that can happen happens; nothing dies any more. */
