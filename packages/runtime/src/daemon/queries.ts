@@ -3,10 +3,11 @@
  * processes; actors and groups are known by the head. Whoever is asked asks the others and puts the parts together (query-merge.ts).
  * Answers are plain JSON; a process that does not answer in time is left out and counted, a node is named.
  *
- * `what`: status | nodes | workers | actors | groups | leases | drivers | waiting | objects | tasks | timeline | demand KEY
+ * `what`: status | nodes | jobs | workers | actors | groups | leases | drivers | waiting | objects | tasks | timeline | demand KEY
  * (the last one answers about the asking process only: what its demand with that key waits for).
  */
 import type { QueryReply, TaskEvents } from '../net/gen/node.ts'
+import type { RoutedDemand } from '../state/lease-router.ts'
 import type { MachineState } from '../state/machine-state.ts'
 import { type Entry, isTaskWorker, type Worker } from '../state/node-tables.ts'
 import { hostname } from 'node:os'
@@ -91,7 +92,9 @@ export class Queries {
     const { cluster, config, machine } = this.#options
     if (topic === 'demand') {
       const entry = machine.node.tables.queue.find((each) => each.kind === 'demand' && each.process.id === process && each.key === Number(argument))
-      return { answer: entry === undefined ? null : this.#describe(entry), silent: [] }
+      if (entry !== undefined) return { answer: this.#describe(entry), silent: [] }
+      const routed = machine.router.explain(process, Number(argument))
+      return { answer: routed === undefined ? null : this.#describeRouted(routed.demand, routed.where), silent: [] }
     }
     const here = await this.answerHere(what, limit)
     if (cluster === undefined || cluster.nodes.size < 2) return { answer: here, silent: [] }
@@ -117,6 +120,8 @@ export class Queries {
         return this.#actors().slice(0, limit)
       case 'groups':
         return this.#groups().slice(0, limit)
+      case 'jobs':
+        return this.#jobs().slice(-limit)
       case 'leases':
         return this.#leases().slice(0, limit)
       case 'drivers':
@@ -244,7 +249,7 @@ export class Queries {
         detached: actor.create.detached,
         owner: actor.owner,
         cause: actor.cause?.code ?? '',
-        waitsFor: waiting?.reason ?? '',
+        waitsFor: waiting?.reason ?? actor.reason,
       }
     })
   }
@@ -261,8 +266,13 @@ export class Queries {
       owner: group.owner,
       detached: group.detached,
       cause: group.cause?.code ?? '',
-      waitsFor: queue.find((entry) => entry.kind === 'bundles' && entry.group === group.id)?.reason ?? '',
+      waitsFor: queue.find((entry) => entry.kind === 'bundles' && entry.group === group.id)?.reason ?? group.reason,
     }))
+  }
+
+  #jobs(): object[] {
+    const { jobs } = this.#options.machine.control.jobs
+    return [...jobs.values()].map(({ job, ...record }) => ({ job: job.id, name: job.config.name, namespace: job.config.namespace, ...record }))
   }
 
   #leases(): object[] {
@@ -286,7 +296,16 @@ export class Queries {
   }
 
   #waiting(): object[] {
-    return this.#options.machine.node.tables.queue.map((entry) => this.#describe(entry))
+    const { node, router } = this.#options.machine
+    return [...node.tables.queue.map((entry) => this.#describe(entry)), ...[...router.unplaced].map((demand) => this.#describeRouted(demand, demand.reason))]
+  }
+
+  /** A demand that waits elsewhere, or at no node. */
+  #describeRouted(demand: RoutedDemand, reason: string): object {
+    const { nowMs, root } = this.#options.machine.node.tables
+    const { process, key, label, sinceMs, resources, shape, wanted, backlog, refused } = demand
+    const common = { kind: 'demand', label, reason, waitedMs: nowMs - sinceMs, available: root.available(), total: root.total }
+    return { ...common, process, key, resources, group: shape?.placementGroup ?? '', wanted, backlog, refused }
   }
 
   #describe(entry: Entry): object {

@@ -198,12 +198,19 @@ export class LeaseRouter {
     return this.#flush()
   }
 
-  /** Where the units of a demand are, for explain. */
-  describe(process: string, key: number): { wanted: number; unplaced: number; reason: string; shares: { node: string; units: number }[] } | undefined {
+  /** Demands with units at no node, for lists. */
+  get unplaced(): Iterable<RoutedDemand> {
+    return this.#unplaced
+  }
+
+  /** Of a demand that wants anything, where its units are, in words. */
+  explain(process: string, key: number): { readonly demand: RoutedDemand; readonly where: string } | undefined {
     const demand = this.demands.get(process)?.get(key)
     if (demand === undefined || demand.wanted === 0) return undefined
-    const shares = [...demand.shares.values()].filter(({ units }) => units > 0).map(({ node, units }) => ({ node: node.node, units }))
-    return { wanted: demand.wanted, unplaced: demand.wanted - demand.placed, reason: demand.reason, shares }
+    const parts = [...demand.shares.values()].filter(({ units }) => units > 0).map(({ node, units }) => `${units} at node ${node.node}`)
+    const left = demand.wanted - demand.placed
+    if (left > 0) parts.push(`${left} at none: ${demand.reason}`)
+    return { demand, where: `waits: ${parts.join('; ')}` }
   }
 
   // ---------------------------------------------------------------- units
