@@ -59,8 +59,16 @@ export const ERRORS = {
   },
   STORE_FULL: {
     retry: true,
-    text: (d: { wantedBytes: number; usedBytes: number; capacityBytes: number; holders: string }) =>
-      `the object store cannot take ${mib(d.wantedBytes)}: ${mib(d.usedBytes)} of ${mib(d.capacityBytes)} are in use; the biggest holders: ${d.holders || 'none'}; release references, or raise init({ storeBytes })`,
+    text: (d: {
+      wantedBytes: number
+      usedBytes: number
+      capacityBytes: number
+      holders: string
+      pinnedBytes: number
+      spilledBytes: number
+      spilling: string
+    }) =>
+      `the object store cannot take ${mib(d.wantedBytes)}: ${mib(d.usedBytes)} of ${mib(d.capacityBytes)} are in use, ${mib(d.pinnedBytes)} of them being read, and ${mib(d.spilledBytes)} are on disk already${d.spilling ? `; no more goes there: ${d.spilling}` : ''}; the biggest holders: ${d.holders || 'none'}; release references, or raise init({ storeBytes })`,
   },
   STORE_UNAVAILABLE: {
     retry: false,

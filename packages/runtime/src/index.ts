@@ -19,6 +19,7 @@ export {
   wait,
 } from './api/calls.ts'
 export { type Explanation, explain } from './api/explain.ts'
+export type { S3Options, SpillOptions } from './daemon/options.ts'
 export { type Cluster, clusterInfo, type InitOptions, init, isInitialized, shutdown } from './api/init.ts'
 export { ObjectRef, ObjectRefStream } from './api/object-ref.ts'
 export type { Environment, ResourceOptions } from './api/options.ts'

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { current, currentOrNone, setCurrent } from '../core/current.ts'
 import type { Runtime } from '../core/runtime.ts'
 import { inheritedFlags } from '../daemon/inherited-flags.ts'
+import type { SpillOptions } from '../daemon/options.ts'
 import type { Attachable } from '../daemon/session.ts'
 import type { DaemonHandle } from '../daemon/start.ts'
 import { BeamlineError } from '../errors.ts'
@@ -42,6 +43,11 @@ export interface InitOptions {
   readonly resources?: Readonly<Record<string, number>>
   /** Capacity of the object store. Default: 0.3 of the machine's memory, at most 0.9 of what /dev/shm has free. */
   readonly storeBytes?: number
+  /**
+   * Where objects go that the store has no room for: folders, best on several disks, or a bucket. Default: a folder that goes with the cluster, on the
+   * disk of the temporary folder. False: nowhere, a `put` that finds no room fails with `STORE_FULL`.
+   */
+  readonly spill?: SpillOptions | false
   /** Workers kept warm. Default: `cpus`. */
   readonly prestart?: number
   /** How long a worker beyond those may idle. Default 10,000. */
@@ -69,6 +75,7 @@ const INIT_OPTIONS = [
   'memory',
   'resources',
   'storeBytes',
+  'spill',
   'prestart',
   'idleTimeoutMs',
   'namespace',
@@ -196,8 +203,8 @@ async function start(options: InitOptions): Promise<Cluster> {
 
 /** Its process is spawned when this returns. */
 function startOwn({ startDaemon }: typeof import('../daemon/start.ts'), options: InitOptions): Promise<DaemonHandle> {
-  const { cpus, gpus, memory, resources, storeBytes, prestart, idleTimeoutMs } = options
-  const wanted = { cpus, gpus, memoryBytes: memory, resources, storeBytes, prestart, idleTimeoutMs }
+  const { cpus, gpus, memory, resources, storeBytes, spill, prestart, idleTimeoutMs } = options
+  const wanted = { cpus, gpus, memoryBytes: memory, resources, storeBytes, spill, prestart, idleTimeoutMs }
   return startDaemon({ embedded: true, ...(Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined)) as object) })
 }
 
@@ -234,6 +241,7 @@ async function joinAt(address: string, options: InitOptions): Promise<DaemonHand
     address,
     token,
     ...(options.storeBytes !== undefined && { storeBytes: options.storeBytes }),
+    ...(options.spill !== undefined && { spill: options.spill }),
     ...(tlsDir !== undefined && { tlsDir }),
     insecure: options.insecure ?? false,
   })

@@ -155,17 +155,17 @@ export class ObjectStore {
     this.#free(segment, offset, bytes, object)
   }
 
-  #free(segment: string, offset: number, bytes: number, { owner, object }: { owner: string; object: number }, retired: boolean = false): void {
+  #free(segment: string, offset: number, bytes: number, { owner, object }: { owner: string; object: number }): void {
     const block = `${segment}:${offset}`
     if (!this.#mine.has(segment) || this.#written.get(block) !== `${owner}:${object}`) return
     this.#written.delete(block)
-    if (retired) this.#pool?.retire(segment, bytes)
-    else this.#pool?.free(segment, offset, bytes)
+    this.#pool?.free(segment, offset, bytes)
   }
 
-  /** `retired`: their owner died and others may still read them, so they must not be written again. */
-  blocksFreed({ places, retired }: { readonly places: readonly StoredPlace[]; readonly retired: boolean }): void {
-    for (const place of places) this.#free(place.segment, place.offset, place.bytes, place, retired)
+  /** `giveBack`: the store is short of memory. */
+  blocksFreed({ places, giveBack }: { readonly places: readonly StoredPlace[]; readonly giveBack: boolean }): void {
+    for (const place of places) this.#free(place.segment, place.offset, place.bytes, place)
+    if (giveBack) this.releaseEmpty()
   }
 
   /** Gives empty slabs back to the node. */

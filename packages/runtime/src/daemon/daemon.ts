@@ -18,6 +18,7 @@ import type { Launched } from './launch.ts'
 import type { LogBatch } from './logs.ts'
 import type { DaemonConfig, DaemonReady } from './options.ts'
 import { SegmentStore } from './segment-store.ts'
+import { openSpill } from './spill.ts'
 import { Queries } from './queries.ts'
 import { successor } from './successor.ts'
 import { holdSession, removeSession, removeStaleSessions } from './session.ts'
@@ -68,11 +69,13 @@ export class Daemon {
     })
     const processes = (): string[] => [...this.#links].flatMap(([id, { hello }]) => (hello.kind === 'cli' ? [] : [id]))
     this.#store = new SegmentStore({
+      node: config.session.node,
       storeDir: config.session.storeDir,
       capacityBytes: config.storeBytes,
       send: (process, message) => this.#send(process, message),
       processes,
       validate: process.env['BEAMLINE_VALIDATE'] === '1',
+      spill: openSpill(config),
     })
     this.#queries = new Queries({
       config,
@@ -145,7 +148,7 @@ export class Daemon {
       link.send({ body: { $case: 'exit', value: { reason } } })
       link.flush()
     }
-    this.#store.close()
+    const spilled = this.#store.close()
     await this.#launched.pool.close(graceMs)
     this.#launched.logs.flush(true)
     // The last lines of workers are on their way to drivers.
@@ -154,6 +157,7 @@ export class Daemon {
       return link.closed
     })
     await Promise.race([Promise.all(ends), delay(LAST_WORDS_MS)])
+    await Promise.race([spilled, delay(LAST_WORDS_MS)])
     await this.#server?.close()
     await this.#cluster?.close(reason, this.#forget)
     removeSession(session)

@@ -4,13 +4,26 @@
  */
 import { statfsSync } from 'node:fs'
 import { availableParallelism, hostname, totalmem } from 'node:os'
-import { dirname } from 'node:path'
+import { dirname, resolve } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import type { Resources } from '../net/gen/node.ts'
+import type { S3Options } from '../spill/s3-target.ts'
 import { GPU_LABEL, HOST_LABEL } from '../state/labels.ts'
 import { visibleGpus, gpuModel } from './gpus.ts'
 import { inheritedFlags } from './inherited-flags.ts'
 import type { Session } from './session.ts'
+
+export type { S3Options }
+
+/** Where a node writes objects when its memory runs short. */
+export interface SpillOptions {
+  /** Folders, best on different disks; they take turns. */
+  readonly directories?: readonly string[]
+  /** Most bytes in each folder; default: 0.9 of what its disk has free at the start. A disk that is 95 % full gets nothing in any case. */
+  readonly quotaBytes?: number
+  /** A bucket in the place of folders. */
+  readonly s3?: S3Options
+}
 
 export interface DaemonOptions {
   /** CPUs to lend; default: those that this process may use. */
@@ -23,6 +36,8 @@ export interface DaemonOptions {
   readonly resources?: Readonly<Record<string, number>>
   /** Capacity of the object store in bytes; default: 0.3 of the machine's memory, at most 0.9 of what /dev/shm has free. */
   readonly storeBytes?: number
+  /** Where objects go that the store has no room for; default: a folder of the session. False: nowhere, a full store stays full. */
+  readonly spill?: SpillOptions | false
   /** Workers kept warm; default: `cpus`, rounded up. */
   readonly prestart?: number
   /** Most workers that are actors; default 1024. */
@@ -98,6 +113,7 @@ export interface DaemonConfig {
   readonly total: Resources
   readonly gpuDevices: readonly string[]
   readonly storeBytes: number
+  readonly spill: SpillOptions | false
   readonly prestart: number
   readonly actorWorkersMax: number
   readonly taskWorkersMax: number
@@ -155,6 +171,7 @@ export function daemonConfig(options: DaemonOptions, session: Session, embedded:
     total: { cpus, gpus, memoryBytes: count('memoryBytes', options.memoryBytes ?? Math.floor(0.7 * totalmem())), custom },
     gpuDevices: Array.from({ length: Math.ceil(gpus / UNIT) }, (_, index) => devices[index] ?? String(index)),
     storeBytes: count('storeBytes', options.storeBytes ?? defaultStoreBytes(session.storeDir)),
+    spill: spillOf(options.spill ?? {}),
     prestart: count('prestart', options.prestart ?? Math.ceil(cpus / UNIT)),
     actorWorkersMax: count('workersMax', options.workersMax ?? 1_024),
     taskWorkersMax: Math.max(1, count('taskWorkersMax', options.taskWorkersMax ?? 4 * cpuCount)),
@@ -207,6 +224,15 @@ function count(what: string, value: number): number {
 function hostLabels(gpus: number): Record<string, string> {
   const model = gpus > 0 ? gpuModel() : undefined
   return { [HOST_LABEL]: hostname(), ...(model !== undefined && { [GPU_LABEL]: model }) }
+}
+
+function spillOf(options: SpillOptions | false): SpillOptions | false {
+  if (options === false) return false
+  const { directories, quotaBytes, s3 } = options
+  if (directories?.length === 0) throw invalid('spill.directories', 'empty', 'at least one folder, or spill: false')
+  if (s3 && directories) throw invalid('spill', 'a bucket and folders', 'one of both')
+  if (quotaBytes !== undefined) count('spill.quotaBytes', quotaBytes)
+  return { ...options, ...(directories && { directories: directories.map((directory) => resolve(directory)) }) }
 }
 
 function defaultStoreBytes(storeDir: string): number {

@@ -1,438 +1,379 @@
 /**
- * Which segments a node has, who writes them, and which live objects are in them: decides who gets room. Pure: events in, instructions
- * out; files, sockets and clocks are the daemon's.
+ * Which segments a node has, who writes them, which objects are in them, and who reads these: decides who gets room, and what leaves the memory
+ * for it. Pure: events in, instructions out; files, sockets and clocks are the daemon's.
  *
- *   creating ── fileCreated ──► held by its creator ── returned ──► leaving ── last object freed ──► spare ── granted ──► held …
+ *   creating ── fileCreated ──► held by its creator ── returned ──► leaving ── last object gone ──► spare ── granted ──► held …
  *                                   │ creator dies                                                    │ room is needed
  *                                   ▼                                                                 ▼
- *                                orphan ── grace over and last object freed ───────────────────────► unlinked
+ *                                orphan ── grace over and last object gone ───────────────────────► unlinked
  *
  * The sum of all segment files never exceeds the capacity. Requests that find no room wait in order; each is answered exactly once.
- * Memory of a dead process is never written again, since others may still read it: its blocks are retired and its segments unlinked.
+ * A block is never written again while a process has its object pinned.
+ *
+ * Over a threshold the objects used least recently are written to spill files while they stay in memory. When a request finds no room, whole
+ * segments are emptied of objects that nobody reads: copies of objects of other nodes are dropped, the others go to disk if they are not there
+ * yet. A pin brings an object back, into a segment that the node itself writes. Segments of a dead process are unlinked and not recycled, since
+ * an owner may still be about to report an object in one.
  */
-import { BeamlineError } from '../errors.ts'
-import { pageAlign } from './block-allocator.ts'
+import { checkBooks } from './store-invariants.ts'
+import type { NodeObject, Pin } from './object-table.ts'
+import { Room } from './room.ts'
 import type {
   DirectoryEvent,
   DirectoryInstruction,
   DirectoryObject,
-  ObjectPlace,
-  OwnedPlace,
+  ObjectMemory,
+  ObjectName,
   StoredObject,
   StoredPlace,
   StoreUsage,
+  Use,
 } from './segment-directory-events.ts'
-import { segmentBytesFor } from './segment-sizes.ts'
-import { describeHolders } from './store-holders.ts'
+import { USES } from './segment-directory-events.ts'
+import { isReadable, memoryOf, NODE, type Segment } from './segment-table.ts'
+import { Spiller, type SpillRules } from './spiller.ts'
+import { StoreBooks } from './store-books.ts'
 
 export interface SegmentDirectoryOptions {
   /** Folder of the segment files. */
   readonly directory: string
   readonly capacityBytes: number
-  /** How long a request waits for room before `STORE_FULL`; default 10 000. */
+  /** How long a request waits for room before `STORE_FULL`, while nothing is being written to disk; default 10 000. */
   readonly fullTimeoutMs?: number
   /** How long after the death of its writer a segment without objects is kept, since owners may just be reporting one; default 2 000. */
   readonly orphanGraceMs?: number
-}
-
-/** While a request waits, processes are asked again to release memory every so often. */
-const ASK_AGAIN_MS = 1_000
-
-interface LiveObject extends StoredObject {
-  readonly owner: string
-  /** Who reads it. */
-  readonly pins: Set<string>
-  /** Not yet by its owner, only by a reader. */
-  reported: boolean
-  /** Its owner needs it no longer, or is dead; it stays until nobody reads it. */
-  freed: boolean
-  retired: boolean
-}
-
-interface Segment {
-  readonly name: string
-  readonly path: string
-  readonly bytes: number
-  /** creating: no file yet. held: `creator` writes it. leaving: returned, objects not all freed. orphan: creator dead. spare: empty, nobody writes it. */
-  state: 'creating' | 'held' | 'leaving' | 'orphan' | 'spare'
-  creator: string
-  /** By offset. */
-  readonly objects: Map<number, LiveObject>
-  /** Orphans: the time in which owners may still report objects in it is over. */
-  graceOver: boolean
-  /** Holds a block of a dead owner: unlinked instead of recycled. */
-  retired: boolean
-  /** creating: the request that it is for. */
-  for: Request | undefined
-}
-
-interface Request {
-  readonly process: string
-  readonly request: number
-  readonly bytes: number
-  waits: boolean
-  waitedMs: number
-  /** A file could not be made, and why; the next time it fails for good. */
-  refused: string | undefined
+  /** Whether and when objects are written to disk; default: never. */
+  readonly spill?: SpillRules | undefined
 }
 
 export class SegmentDirectory {
-  readonly #directory: string
-  readonly #capacityBytes: number
-  readonly #fullTimeoutMs: number
   readonly #orphanGraceMs: number
-  readonly #segments = new Map<string, Segment>()
-  /** Requests without an answer and without a segment on its way, oldest first. */
-  #waiting: Request[] = []
-  readonly #timers = new Map<number, Request | Segment>()
-  /** By process and its number of the pin. */
-  readonly #pins = new Map<string, Map<number, LiveObject>>()
-  #nextSegment = 1
+  readonly #directory: string
+  readonly #books: StoreBooks
+  readonly #spiller: Spiller
+  readonly #room: Room
+  readonly #timers = new Map<number, () => void>()
   #nextTimer = 1
-  #fileBytes = 0
-  #liveBytes = 0
-  #liveObjects = 0
-  #out: DirectoryInstruction[] = []
+  #roomBytes: number
 
-  constructor({ directory, capacityBytes, fullTimeoutMs = 10_000, orphanGraceMs = 2_000 }: SegmentDirectoryOptions) {
+  constructor({ directory, capacityBytes, fullTimeoutMs = 10_000, orphanGraceMs = 2_000, spill }: SegmentDirectoryOptions) {
     this.#directory = directory
-    this.#capacityBytes = capacityBytes
-    this.#fullTimeoutMs = fullTimeoutMs
     this.#orphanGraceMs = orphanGraceMs
+    this.#books = new StoreBooks(directory, capacityBytes)
+    this.#spiller = new Spiller(this.#books, spill)
+    this.#room = new Room(this.#books, this.#spiller, { directory, fullTimeoutMs, startTimer: (rang, afterMs) => this.#startTimer(rang, afterMs) })
+    this.#roomBytes = capacityBytes
   }
 
   /** The only mutator. Events about segments or objects that are gone already are ignored: messages cross. */
-  handle(event: DirectoryEvent): DirectoryInstruction[] {
-    this.#out = []
+  handle(event: DirectoryEvent, nowMs: number = 0): DirectoryInstruction[] {
+    const books = this.#books
+    books.out = []
+    books.nowMs = nowMs
+    this.#apply(event)
+    this.#room.serve()
+    if (this.#spiller.writeAhead(this.#room.wantedBytes)) this.#room.ask()
+    if (books.freedPrimaries.length > 0) {
+      books.out.push({ kind: 'primariesFreed', names: books.freedPrimaries })
+      books.freedPrimaries = []
+    }
+    const { roomBytes } = this
+    if (roomBytes > this.#roomBytes) books.out.push({ kind: 'roomChanged' })
+    this.#roomBytes = roomBytes
+    return books.out
+  }
+
+  #apply(event: DirectoryEvent): void {
     switch (event.kind) {
       case 'segmentRequested':
-        this.#requested(event)
-        break
+        return this.#room.forProcess(event.process, event.request, event.bytes)
       case 'segmentReturned':
-        this.#returned(event.process, event.segment)
-        break
+        return this.#returned(event.process, event.segment)
       case 'objectsAdded':
         for (const object of event.objects) this.#added(event.process, object)
-        break
+        return
       case 'objectsFreed':
-        for (const place of event.places) this.#objectFreed(event.process, place)
-        break
+        for (const object of event.objects) this.#freed(this.#books.objects.get({ owner: event.process, object }), 'its owner released it')
+        return
       case 'pinned':
-        this.#pinned(event)
-        break
+        return this.#pinned(event)
       case 'unpinned':
-        for (const pin of event.pins) this.#unpinned(event.process, pin)
-        break
+        for (const number of event.pins) this.#unpinned(this.#books.objects.pinOf(event.process, number))
+        return
       case 'processGone':
-        this.#processGone(event.process)
-        break
+        return this.#processGone(event.process)
       case 'fileCreated':
-        this.#fileCreated(event.segment, event.error)
-        break
+        return this.#room.created(event.segment, event.error)
+      case 'objectsWritten':
+        return this.#written(event.file, event.error)
+      case 'objectRead':
+        return this.#spiller.restored(event, event.error)
+      case 'copyRequested':
+        return this.#copyRequested(event)
+      case 'copySealed':
+        return this.#copyEnded(event, true)
+      case 'copyFailed':
+        return this.#copyEnded(event, false)
+      case 'copiesDropped':
+        for (const name of event.names) {
+          const copy = this.#books.objects.get(name)
+          if (copy?.role === 'copy') this.#freed(copy, 'it was freed')
+        }
+        return
+      case 'promoted': {
+        const copy = this.#books.objects.get(event)
+        if (copy && this.find(event) === 'copy') this.#books.objects.change(copy, () => Object.assign(copy, { role: 'primary', label: event.label }))
+        return
+      }
+      case 'demoted': {
+        const primary = this.#books.objects.get(event)
+        if (primary && !primary.freed && this.find(event) === 'primary') this.#demote(primary)
+        return
+      }
       case 'timerRang':
-        this.#timerRang(event.timer)
-        break
+        return this.#timerRang(event.timer)
       default:
         event satisfies never
     }
-    this.#serve()
-    return this.#out
   }
+
+  // ---------------------------------------------------------------- what is here
 
   get usage(): StoreUsage {
+    const { objects, segments, files, capacityBytes } = this.#books
+    const { sums } = objects
     return {
-      capacityBytes: this.#capacityBytes,
-      fileBytes: this.#fileBytes,
-      liveBytes: this.#liveBytes,
-      segments: this.#segments.size,
-      objects: this.#liveObjects,
-      waiting: this.#waiting.length,
+      capacityBytes,
+      fileBytes: segments.fileBytes,
+      liveBytes: sums.live,
+      segments: segments.size,
+      objects: sums.objects,
+      waiting: this.#room.waiting,
+      pinnedBytes: sums.pinned,
+      copyBytes: sums.copies,
+      spilledBytes: sums.spilled,
+      spilledObjects: sums.spilledObjects,
+      spillFileBytes: files.bytes,
+      writtenBytes: this.#spiller.writtenBytes,
+      restoredBytes: this.#spiller.restoredBytes,
     }
   }
 
-  /** Live objects, biggest first. */
+  /** Room for a copy that takes nothing from primary objects: what is free, and copies that nobody reads. */
+  get roomBytes(): number {
+    return this.#books.freeBytes + this.#books.objects.sums.idleCopies
+  }
+
+  /** Objects, biggest first. */
   objects(limit: number = Number.POSITIVE_INFINITY): DirectoryObject[] {
-    const all: DirectoryObject[] = []
-    for (const segment of this.#segments.values()) {
-      const creator = segment.state === 'held' ? segment.creator : ''
-      for (const { offset, bytes, object, label, owner } of segment.objects.values()) {
-        all.push({ segment: segment.name, offset, bytes, object, label, owner, creator })
-      }
-    }
+    const all = [...this.#books.objects.values()].map((each): DirectoryObject => {
+      const { block, bytes, object, label, owner, role, slice, pins } = each
+      const creator = block?.segment.state === 'held' && block.segment.creator !== NODE ? block.segment.creator : ''
+      const place = { segment: block?.segment.name ?? '', offset: block?.offset ?? 0, bytes }
+      return { ...place, object, label, owner, creator, role, spilled: slice !== undefined && !block, pins: pins.size }
+    })
     return all.sort((a, b) => b.bytes - a.bytes).slice(0, limit)
   }
 
-  #requested({ process, request, bytes }: { process: string; request: number; bytes: number }): void {
-    const wanted: Request = { process, request, bytes: pageAlign(bytes), waits: false, waitedMs: 0, refused: undefined }
-    if (wanted.bytes > this.#capacityBytes) this.#failFull(wanted)
-    else this.#waiting.push(wanted)
+  /** What this node has of an object, in memory or spilled. */
+  find(name: ObjectName): 'primary' | 'copy' | undefined {
+    const object = this.#books.objects.get(name)
+    if (!object || object.freed) return undefined
+    return object.role === 'primary' || object.sealed ? object.role : undefined
   }
+
+  /** Where it is in memory, if it is. */
+  memory(name: ObjectName): ObjectMemory | undefined {
+    const object = this.#books.objects.get(name)
+    return object?.block && object.sealed ? memoryOf(object) : undefined
+  }
+
+  /** The primary objects, also spilled ones. */
+  primaries(): NodeObject[] {
+    return [...this.#books.objects.values()].filter(({ role, freed }) => role === 'primary' && !freed)
+  }
+
+  // ---------------------------------------------------------------- segments of processes
 
   #returned(process: string, name: string): void {
-    const segment = this.#segments.get(name)
+    const segment = this.#books.segments.get(name)
     if (segment?.state !== 'held' || segment.creator !== process) return
     segment.state = 'leaving' // the owner's message about its last block may still be on its way
-    this.#settle(segment)
-  }
-
-  #added(owner: string, object: StoredObject): void {
-    const segment = this.#segments.get(object.segment)
-    if (!segment || !isReadable(segment, object)) return
-    const known = segment.objects.get(object.offset)
-    if (known && known.owner === owner && known.object === object.object && known.bytes === object.bytes && !known.freed) {
-      segment.objects.set(object.offset, Object.assign(known, { label: object.label, reported: true }))
-    } else this.#add(segment, owner, object, true)
-  }
-
-  #add(segment: Segment, owner: string, { offset, bytes, object, label }: StoredObject, reported: boolean): LiveObject {
-    // A block that its creator reused is reported by its new owner, maybe before the old owner reports that it is free.
-    const end = offset + bytes
-    for (const old of segment.objects.values()) {
-      if (old.offset < end && old.offset + old.bytes > offset) this.#forget(segment, old)
-    }
-    const added = { segment: segment.name, offset, bytes, object, label, owner, pins: new Set<string>(), reported, freed: false, retired: false }
-    segment.objects.set(offset, added)
-    this.#liveBytes += bytes
-    this.#liveObjects++
-    return added
-  }
-
-  #objectFreed(owner: string, { segment, offset, object: number }: ObjectPlace): void {
-    const object = this.#segments.get(segment)?.objects.get(offset)
-    if (object?.owner === owner && object.object === number) this.#free(object, false)
-  }
-
-  /** @param retired - the owner is dead: nobody knows who still reads the block, so it must not be written again */
-  #free(object: LiveObject, retired: boolean): void {
-    object.freed = true
-    object.retired ||= retired
-    if (object.pins.size > 0) return
-    const segment = this.#segments.get(object.segment)!
-    this.#forget(segment, object)
-    if (object.retired) segment.retired = true
-    this.#settle(segment)
-    const { owner, object: number, offset, bytes } = object
-    if (segment.state !== 'held' || segment.creator === owner) return // a process reuses its own blocks without being told
-    const freed = { segment: segment.name, offset, bytes, owner, object: number }
-    const last = this.#out.at(-1)
-    if (last?.kind === 'blocksFreed' && last.process === segment.creator && last.retired === object.retired) (last.places as OwnedPlace[]).push(freed)
-    else this.#out.push({ kind: 'blocksFreed', process: segment.creator, places: [freed], retired: object.retired })
-  }
-
-  #pinned({ process, pin, owner, object: number, place }: Extract<DirectoryEvent, { kind: 'pinned' }>): void {
-    const segment = this.#segments.get(place.segment)
-    const known = segment?.objects.get(place.offset)
-    let object = known?.owner === owner && known.object === number ? known : undefined
-    if (!segment || !isReadable(segment, place) || (known && !known.freed && !object)) {
-      const reason = `its memory in ${place.segment} is not there any more`
-      this.#out.push({ kind: 'pinFailed', process, pin, code: 'OBJECT_LOST', details: { object: `${owner}:${number}`, reason } })
-      return
-    }
-    object ??= this.#add(segment, owner, { ...place, object: number, label: '' }, false)
-    let pins = this.#pins.get(process)
-    if (!pins) this.#pins.set(process, (pins = new Map()))
-    pins.set(pin, object)
-    object.pins.add(`${process}:${pin}`)
-    this.#out.push({ kind: 'pinned', process, pin, path: segment.path, segment: segment.name, offset: object.offset, bytes: object.bytes })
-  }
-
-  #unpinned(process: string, pin: number): void {
-    const pins = this.#pins.get(process)
-    const object = pins?.get(pin)
-    if (!pins || !object) return
-    pins.delete(pin)
-    if (pins.size === 0) this.#pins.delete(process)
-    if (!object.pins.delete(`${process}:${pin}`) || object.pins.size > 0) return
-    if (object.freed) this.#free(object, object.retired)
-    else if (!object.reported) this.#forget(this.#segments.get(object.segment)!, object)
+    this.#books.settle(segment)
   }
 
   #processGone(process: string): void {
-    this.#waiting = this.#waiting.filter((request) => request.process !== process)
-    for (const pin of [...(this.#pins.get(process)?.keys() ?? [])]) this.#unpinned(process, pin)
-    const owned: LiveObject[] = []
-    for (const segment of this.#segments.values()) {
-      if (segment.state === 'creating' && segment.for?.process === process) segment.for = undefined
-      if (segment.state === 'held' && segment.creator === process) {
-        segment.state = 'orphan'
-        this.#startTimer(segment, this.#orphanGraceMs)
-      }
-      for (const object of segment.objects.values()) if (object.owner === process) owned.push(object)
+    this.#room.processGone(process)
+    for (const pin of this.#books.objects.pinsOf(process)) this.#unpinned(pin)
+    for (const segment of this.#books.segments.values()) {
+      if (segment.state !== 'held' || segment.creator !== process) continue
+      segment.state = 'orphan'
+      segment.emptying = false
+      this.#startTimer(() => {
+        segment.graceOver = true
+        this.#books.settle(segment)
+      }, this.#orphanGraceMs)
     }
-    for (const object of owned) this.#free(object, true)
+    for (const object of this.#books.objects.ownerDied(process)) this.#freed(object, `its owner ${process} died`)
   }
 
-  /** Recycles or removes a segment that nobody writes and in which nothing is left. */
-  #settle(segment: Segment): void {
-    if (segment.objects.size > 0) return
-    if (segment.state === 'leaving' && !segment.retired) segment.state = 'spare'
-    else if (segment.state === 'leaving' || (segment.state === 'orphan' && segment.graceOver)) this.#unlink(segment)
-  }
+  // ---------------------------------------------------------------- objects
 
-  #forget(segment: Segment, object: LiveObject): void {
-    if (segment.objects.get(object.offset) !== object) return
-    segment.objects.delete(object.offset)
-    object.pins.clear()
-    this.#liveBytes -= object.bytes
-    this.#liveObjects--
-  }
-
-  #fileCreated(name: string, error: string | undefined): void {
-    const segment = this.#segments.get(name)
-    if (segment?.state !== 'creating') return
-    const request = segment.for
-    segment.for = undefined
-    if (error === undefined) {
-      if (request) this.#grant(segment, request)
-      else segment.state = 'spare'
+  #added(owner: string, { segment: name, offset, bytes, object, label }: StoredObject): void {
+    const known = this.#books.objects.get({ owner, object })
+    const segment = this.#books.segments.get(name)
+    if (known && !known.freed) {
+      this.#books.objects.change(known, () => Object.assign(known, { label, reported: true, role: 'primary' }))
+      const there = known.block?.segment === segment && known.block?.offset === offset
+      // It is here in another place, as a copy: one is enough.
+      if (!there && segment?.state === 'held' && segment.creator !== NODE) this.#books.tellCreator(segment, { segment: name, offset, bytes, owner, object })
       return
     }
-    this.#segments.delete(name)
-    this.#fileBytes -= segment.bytes
-    if (!request) return
-    if (request.refused === undefined) {
-      // The machine has less room than the capacity says: try once more without the spare segments.
-      request.refused = error
-      for (const spare of this.#spares()) this.#unlink(spare)
-      this.#waiting.unshift(request)
-    } else {
-      const details = { path: this.#directory, reason: `${error} (a segment of ${segment.bytes} bytes; ${this.#fileBytes} bytes are in use)` }
-      this.#out.push({ kind: 'fail', process: request.process, request: request.request, code: 'STORE_UNAVAILABLE', details })
+    if (segment && isReadable(segment, { offset, bytes })) this.#place(segment, { owner, object }, { segment: name, offset, bytes }, label, true)
+  }
+
+  /** @returns undefined when the block holds something newer already */
+  #place(segment: Segment, name: ObjectName, { offset, bytes }: StoredPlace, label: string, reported: boolean): NodeObject | undefined {
+    const end = offset + bytes
+    const overlapping = [...segment.objects].filter(([start, old]) => start < end && start + old.bytes > offset)
+    if (overlapping.some(([, old]) => !isNewer(segment.creator, name, reported, old))) {
+      if (reported) this.#books.freedPrimaries.push(name)
+      return undefined
     }
+    for (const [start, old] of overlapping) {
+      segment.objects.delete(start)
+      if (!old.freed && old.role === 'primary') this.#books.freedPrimaries.push({ owner: old.owner, object: old.object })
+      this.#books.objects.change(old, () => (old.block = undefined))
+      this.#books.gone(old, 'its memory was used again, so its owner must have released it')
+    }
+    const object = this.#books.objects.add(name, bytes, { label, role: 'primary', block: { segment, offset }, sealed: true, reported })
+    segment.objects.set(offset, object)
+    segment.emptying = false
+    this.#books.exhausted = false
+    return object
+  }
+
+  #freed(object: NodeObject | undefined, reason: string): void {
+    if (!object || object.freed) return
+    this.#books.objects.change(object, () => (object.freed = true))
+    this.#room.cancel(object)
+    if (object.role === 'primary') this.#books.freedPrimaries.push({ owner: object.owner, object: object.object })
+    for (const pin of this.#books.objects.dismiss(object)) this.#books.pinLost(pin.process, pin.number, object, reason)
+    this.#books.drop(object, reason)
+  }
+
+  // ---------------------------------------------------------------- pins
+
+  #pinned({ process, pin: number, owner, object: id, place, use }: Extract<DirectoryEvent, { kind: 'pinned' }>): void {
+    const name = { owner, object: id }
+    const again = this.#books.objects.pinOf(process, number)
+    if (again) return this.#hurry(again, use)
+    let object = this.#books.objects.get(name)
+    if (!object && place) object = this.#announcedByReader(name, place)
+    if (!object || object.freed || (object.role === 'copy' && !object.sealed)) {
+      this.#books.pinLost(process, number, name, object ? 'it is being freed' : this.#books.objects.story(name, this.#books.nowMs))
+      return
+    }
+    if (object.block && this.#room.admits(object, use)) object.block.segment.emptying = false
+    const reads = object.block !== undefined && object.sealed && this.#room.admits(object, use)
+    const pin = this.#books.objects.pin(object, process, number, use, reads)
+    if (!reads) return this.#room.forPin(pin)
+    this.#books.out.push({ kind: 'pinned', process, pin: number, memory: memoryOf(object) })
+    if (object.waiting.size === 0) return
+    this.#room.cancel(object) // it stays in memory anyway
+    this.#spiller.admit(object)
+  }
+
+  /** The process waits for it by now. */
+  #hurry(pin: Pin, use: Use): void {
+    if (!pin.object.waiting.has(pin) || USES.indexOf(use) >= USES.indexOf(pin.use)) return
+    pin.use = use
+    this.#room.forPin(pin)
+  }
+
+  #announcedByReader(name: ObjectName, place: StoredPlace): NodeObject | undefined {
+    const segment = this.#books.segments.get(place.segment)
+    if (!segment || !isReadable(segment, place) || this.#books.objects.isGone(name)) return undefined
+    return this.#place(segment, name, place, '', false)
+  }
+
+  #unpinned(pin: Pin | undefined): void {
+    if (!pin) return
+    const { object } = pin
+    const waited = object.waiting.has(pin)
+    this.#books.objects.unpin(pin)
+    if (waited) {
+      if (object.waiting.size === 0) this.#room.cancel(object)
+      return
+    }
+    if (object.pins.size > 0) return
+    this.#books.exhausted = false
+    if (object.freed) this.#books.drop(object, 'its owner released it')
+    else if (!object.reported) {
+      this.#books.release(object, false) // a later report brings it back
+      this.#books.gone(object, undefined)
+    }
+  }
+
+  // ---------------------------------------------------------------- copies
+
+  #copyRequested({ owner, object: id, bytes, urgent }: Extract<DirectoryEvent, { kind: 'copyRequested' }>): void {
+    if (this.#books.objects.get({ owner, object: id })) {
+      const details = { path: this.#directory, reason: `it has ${owner}:${id} already` }
+      this.#books.out.push({ kind: 'copyRefused', owner, object: id, code: 'STORE_UNAVAILABLE', details })
+      return
+    }
+    const copy = this.#books.objects.add({ owner, object: id }, bytes, { label: '', role: 'copy', block: undefined, sealed: false, reported: true })
+    this.#room.forCopy(copy, urgent)
+  }
+
+  #copyEnded(name: ObjectName, whole: boolean): void {
+    const copy = this.#books.objects.get(name)
+    if (!copy?.block || copy.role !== 'copy' || copy.sealed) return
+    this.#books.objects.change(copy, () => (copy.sealed = true))
+    if (copy.freed) this.#books.drop(copy, 'it was freed')
+    else if (!whole) {
+      this.#books.release(copy)
+      this.#books.gone(copy, 'it did not arrive')
+    }
+  }
+
+  #demote(primary: NodeObject): void {
+    this.#books.objects.change(primary, () => (primary.role = 'copy'))
+    if (primary.block || primary.waiting.size > 0) return
+    this.#books.gone(primary, 'another node has it')
+  }
+
+  // ---------------------------------------------------------------- disk and time
+
+  #written(file: number, error: string | undefined): void {
+    if (this.#spiller.written(file, error)) this.#room.moved()
+    else if (error !== undefined) this.#startTimer(() => this.#spiller.retry(), this.#spiller.retryMs)
+  }
+
+  #startTimer(rang: () => void, afterMs: number): void {
+    const timer = this.#nextTimer++
+    this.#timers.set(timer, rang)
+    this.#books.out.push({ kind: 'startTimer', timer, afterMs })
   }
 
   #timerRang(timer: number): void {
-    const subject = this.#timers.get(timer)
+    const rang = this.#timers.get(timer)
     this.#timers.delete(timer)
-    if (!subject) return
-    if ('state' in subject) {
-      subject.graceOver = true
-      if (subject.state === 'orphan') this.#settle(subject)
-      return
-    }
-    const at = this.#waiting.indexOf(subject)
-    if (at < 0) return
-    if (subject.waitedMs < this.#fullTimeoutMs) return this.#wait(subject, at === 0)
-    this.#waiting.splice(at, 1)
-    this.#failFull(subject)
-  }
-
-  /** Serves waiting requests in order for as long as the first one finds room. */
-  #serve(): void {
-    for (let request = this.#waiting[0]; request && this.#find(request); request = this.#waiting[0]) this.#waiting.shift()
-    this.#waiting.forEach((request, at) => {
-      if (!request.waits) this.#wait(request, at === 0)
-    })
-  }
-
-  /** A spare segment that fits, else a new one, if need be in place of spares that do not. */
-  #find(request: Request): boolean {
-    const spares = this.#spares()
-    const fitting = spares.filter((spare) => spare.bytes >= request.bytes).sort((a, b) => a.bytes - b.bytes)[0]
-    const held = this.#heldBy(request.process)
-    const size = segmentBytesFor(request.bytes, held, this.#capacityBytes)
-    // A spare far larger than a new one would be is left for whoever needs that much, while there is room for a new one.
-    const free = this.#capacityBytes - this.#fileBytes
-    if (fitting && (fitting.bytes <= size * 2 || free < size)) {
-      this.#grant(fitting, request)
-      return true
-    }
-    const spareBytes = spares.reduce((sum, spare) => sum + spare.bytes, 0)
-    const room = free + spareBytes
-    if (request.bytes > room) return false
-    const bytes = size <= room ? size : Math.max(request.bytes, pageFloor(room / 2))
-    for (const spare of spares.sort((a, b) => a.bytes - b.bytes)) {
-      if (bytes <= this.#capacityBytes - this.#fileBytes) break
-      this.#unlink(spare)
-    }
-    this.#create(request, bytes)
-    return true
-  }
-
-  #create(request: Request, bytes: number): void {
-    const name = `segment-${this.#nextSegment++}`
-    const path = `${this.#directory}/${name}`
-    this.#segments.set(name, { name, path, bytes, state: 'creating', creator: '', objects: new Map(), graceOver: false, retired: false, for: request })
-    this.#fileBytes += bytes
-    this.#out.push({ kind: 'createFile', segment: name, path, bytes })
-  }
-
-  #grant(segment: Segment, { process, request }: Request): void {
-    segment.state = 'held'
-    segment.creator = process
-    this.#out.push({ kind: 'grant', process, request, segment: segment.name, path: segment.path, bytes: segment.bytes })
-  }
-
-  #unlink(segment: Segment): void {
-    this.#segments.delete(segment.name)
-    this.#fileBytes -= segment.bytes
-    this.#out.push({ kind: 'unlinkFile', segment: segment.name, path: segment.path })
-  }
-
-  #spares(): Segment[] {
-    return [...this.#segments.values()].filter((segment) => segment.state === 'spare')
-  }
-
-  #heldBy(process: string): number {
-    let segments = 0
-    for (const segment of this.#segments.values()) if (segment.creator === process && segment.state === 'held') segments++
-    return segments
-  }
-
-  #wait(request: Request, first: boolean): void {
-    if (first) this.#out.push({ kind: 'releaseMemory' })
-    const afterMs = Math.max(1, Math.min(ASK_AGAIN_MS, this.#fullTimeoutMs - request.waitedMs))
-    request.waits = true
-    request.waitedMs += afterMs
-    this.#startTimer(request, afterMs)
-  }
-
-  #startTimer(subject: Request | Segment, afterMs: number): void {
-    const timer = this.#nextTimer++
-    this.#timers.set(timer, subject)
-    this.#out.push({ kind: 'startTimer', timer, afterMs })
-  }
-
-  #failFull({ process, request, bytes }: Request): void {
-    const details = {
-      wantedBytes: bytes,
-      usedBytes: this.#fileBytes,
-      capacityBytes: this.#capacityBytes,
-      holders: describeHolders(this.objects(), this.#fileBytes - this.#liveBytes),
-    }
-    this.#out.push({ kind: 'fail', process, request, code: 'STORE_FULL', details })
+    rang?.()
   }
 
   /** @throws {@link BeamlineError} `INTERNAL` when the books do not balance; for tests and BEAMLINE_VALIDATE=1 */
   checkInvariants(): void {
-    let fileBytes = 0
-    let liveBytes = 0
-    let objects = 0
-    const wrong = (what: string): never => {
-      throw new BeamlineError('INTERNAL', { what: `segment directory: ${what}` })
-    }
-    for (const segment of this.#segments.values()) {
-      fileBytes += segment.bytes
-      objects += segment.objects.size
-      let end = 0
-      for (const object of [...segment.objects.values()].sort((a, b) => a.offset - b.offset)) {
-        liveBytes += object.bytes
-        if (object.offset < end) wrong(`objects overlap in ${segment.name}`)
-        end = object.offset + object.bytes
-      }
-      if (end > segment.bytes) wrong(`an object ends behind ${segment.name}`)
-      if ((segment.state === 'spare' || segment.state === 'creating') && segment.objects.size > 0) wrong(`${segment.state} ${segment.name} has objects`)
-      if (segment.state !== 'creating' && segment.for) wrong(`${segment.state} ${segment.name} belongs to a request`)
-    }
-    if (fileBytes !== this.#fileBytes || liveBytes !== this.#liveBytes || objects !== this.#liveObjects) wrong('the totals are off')
-    if (fileBytes > this.#capacityBytes) wrong(`${fileBytes} bytes of files exceed the capacity of ${this.#capacityBytes}`)
+    checkBooks(this.#books)
   }
 }
 
-function isReadable(segment: Segment, { offset, bytes }: StoredPlace): boolean {
-  return segment.state !== 'creating' && segment.state !== 'spare' && offset + bytes <= segment.bytes
-}
-
-function pageFloor(bytes: number): number {
-  return bytes - (bytes % pageAlign(1))
+/**
+ * Whether what a process says of a block is newer than what is known of it. A creator uses the blocks of its own objects again without being told,
+ * those of others only once the node knows that they are free. Reports of one process come in order, the word of a reader at any time.
+ */
+function isNewer(creator: string, { owner, object }: ObjectName, reported: boolean, known: NodeObject): boolean {
+  if (known.owner !== creator) return false
+  return owner !== creator || known.reported || (!reported && object > known.object)
 }

@@ -26,8 +26,6 @@ interface HeldSegment extends GrantedSegment {
   readonly blocks: BlockAllocator
   /** Smaller blocks stay out of a segment that was made for one large object: the next large one would find no room. */
   readonly blockMin: number
-  /** Bytes of blocks that must never be written again; while there are any, no new block is taken. */
-  retiredBytes: number
 }
 
 interface Waiting {
@@ -99,18 +97,9 @@ export class SegmentPool {
     held.blocks.free(offset, bytes)
     this.#serveWaiting()
     if (!isEmpty(held)) return
-    if (held.retiredBytes > 0) return this.#drop(held)
     this.#held.delete(segment)
     this.#held.set(segment, held)
     this.#boundEmpty()
-  }
-
-  /** The block's object is gone and somebody may still read it: its segment takes no new blocks and goes back when the others are free. */
-  retire(segment: string, bytes: number): void {
-    const held = this.#held.get(segment)
-    if (!held) return
-    held.retiredBytes += pageAlign(bytes)
-    if (isEmpty(held)) this.#drop(held)
   }
 
   /** Gives every empty segment back to the node. */
@@ -131,7 +120,7 @@ export class SegmentPool {
 
   #take(bytes: number): Block | undefined {
     for (const held of this.#held.values()) {
-      if (held.retiredBytes > 0 || held.blocks.freeBytes < bytes || bytes < held.blockMin) continue
+      if (held.blocks.freeBytes < bytes || bytes < held.blockMin) continue
       const offset = held.blocks.allocate(bytes)
       if (offset === undefined) continue
       return { segment: held.segment, path: held.path, offset, bytes, view: new Uint8Array(held.buffer, offset, bytes) }
@@ -161,7 +150,7 @@ export class SegmentPool {
       if (forOne) await prepareMemory(buffer) // of a slab, often only a part is ever used
       if (this.#closed) return releaseMemory(buffer)
       const blockMin = forOne ? granted.bytes / 4 : 0
-      this.#held.set(granted.segment, { ...granted, buffer, blocks: new BlockAllocator(granted.bytes), blockMin, retiredBytes: 0 })
+      this.#held.set(granted.segment, { ...granted, buffer, blocks: new BlockAllocator(granted.bytes), blockMin })
     } catch (error) {
       if (granted) this.#giveBack(granted.segment) // it cannot be mapped
       return fail(error as Error)
@@ -203,8 +192,8 @@ export class SegmentPool {
   }
 }
 
-function isEmpty({ blocks, bytes, retiredBytes }: HeldSegment): boolean {
-  return blocks.freeBytes + retiredBytes === bytes
+function isEmpty({ blocks, bytes }: HeldSegment): boolean {
+  return blocks.freeBytes === bytes
 }
 
 /** Maps sealed objects for reading. */

@@ -1,12 +1,10 @@
 /**
  * The sentence that says who fills the store: live objects by owner and by what made them, biggest first.
  */
-import type { DirectoryObject } from './segment-directory-events.ts'
-
 const SHOWN_MAX = 5
 
 /** @param unusedBytes - in segments that processes hold, beside the objects */
-export function describeHolders(objects: readonly DirectoryObject[], unusedBytes: number): string {
+export function describeHolders(objects: readonly { readonly owner: string; readonly label: string; readonly bytes: number }[], unusedBytes: number): string {
   const groups = new Map<string, { bytes: number; count: number; owner: string; label: string }>()
   for (const { owner, label, bytes } of objects) {
     const key = `${owner}\0${label}`

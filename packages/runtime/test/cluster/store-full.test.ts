@@ -1,4 +1,4 @@
-/** A small object store that runs full: reuse, back-pressure, and errors that name who holds it. Real processes. */
+/** A small object store that runs full and may write nothing to disk: reuse, back-pressure, and errors that name who holds it. Real processes. */
 import { type BeamlineError, get, init, type ObjectRef, put, remote, shutdown } from '@beamline/runtime'
 import { afterAll, beforeAll, expect, test, vi } from 'vitest'
 import { current } from '../../src/core/current.ts'
@@ -7,7 +7,7 @@ import { failure } from './helpers.ts'
 const MiB = 1024 ** 2
 
 beforeAll(async () => {
-  await init({ cpus: 2, storeBytes: 64 * MiB, quiet: true })
+  await init({ cpus: 2, storeBytes: 64 * MiB, spill: false, quiet: true })
 })
 afterAll(shutdown)
 

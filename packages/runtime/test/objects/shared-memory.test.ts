@@ -213,16 +213,6 @@ describe('a pool', () => {
     pool.close()
   })
 
-  test('never writes a retired block again', async () => {
-    const { pool, returned } = poolOf(() => MiB)
-    const read = await pool.allocate(200_000)
-    const other = pool.allocate(200_000) as Block
-    pool.retire(read.segment, read.bytes)
-    expect((await pool.allocate(200_000)).segment).toBe('s2')
-    pool.free(other.segment, other.offset, other.bytes)
-    expect(returned).toEqual(['s1'])
-  })
-
   test('passes a refusal on to everyone who waits for that segment', async () => {
     const pool = new SegmentPool(
       () => Promise.reject(new Error('full')),

@@ -539,8 +539,8 @@ export interface SegmentGrant {
 /** To the creator of the segment: these objects are not there any more (freed, or written to disk). A block that holds another object by now is left alone. */
 export interface BlocksFreed {
   places: StoredPlace[];
-  /** false: reuse them; true: never write them again, their owner died and others may still read them */
-  retired: boolean;
+  /** the store is short: return the segments that are empty now */
+  giveBack: boolean;
 }
 
 export interface ReleaseMemory {
@@ -5419,7 +5419,7 @@ export const SegmentGrant: MessageFns<SegmentGrant> = {
 };
 
 function createBaseBlocksFreed(): BlocksFreed {
-  return { places: [], retired: false };
+  return { places: [], giveBack: false };
 }
 
 export const BlocksFreed: MessageFns<BlocksFreed> = {
@@ -5427,8 +5427,8 @@ export const BlocksFreed: MessageFns<BlocksFreed> = {
     for (const v of message.places) {
       StoredPlace.encode(v!, writer.uint32(10).fork()).join();
     }
-    if (message.retired !== false) {
-      writer.uint32(16).bool(message.retired);
+    if (message.giveBack !== false) {
+      writer.uint32(24).bool(message.giveBack);
     }
     return writer;
   },
@@ -5454,12 +5454,12 @@ export const BlocksFreed: MessageFns<BlocksFreed> = {
             message.places.push(StoredPlace.decode(reader, reader.uint32()));
             continue;
           }
-          case 2: {
-            if (tag !== 16) {
+          case 3: {
+            if (tag !== 24) {
               break;
             }
 
-            message.retired = reader.bool();
+            message.giveBack = reader.bool();
             continue;
           }
         }
