@@ -68,7 +68,7 @@ export class Mesh {
       `${host}:${port}`,
       this.#options.token,
       { mesh: (link) => this.#receive({ link, node: '' }, false) },
-      { tls: this.#options.tls },
+      { tls: this.#options.tls, identity: this.#options.node },
     )
     this.#address = this.#server.addresses[0] as string
   }
