@@ -16,6 +16,8 @@ const log = debug('membership')
 
 /** Between attempts to reach a head. */
 const RETRY_MS = 200
+/** How often a node looks whether it has something new to say. */
+const LOOK_MS = 100
 /** A connection that is neither taken nor refused in this time counts as silence. */
 const PROBE_MS = 1_000
 const STORE_MS = 1_000
@@ -45,6 +47,9 @@ export class Membership {
   #fence: Fence | undefined
   #epoch = 0
   #sequence = 0
+  /** What the last heartbeat said of this node, and when. */
+  #told = ''
+  #toldMs = 0
   /** When the heartbeats without an answer were sent. */
   readonly #sent: Map<number, number> = new Map()
   #registerSentMs = 0
@@ -106,7 +111,7 @@ export class Membership {
   /** Register, and keep on saying that this node lives. */
   start(): void {
     this.#register()
-    this.#ticker = setInterval(() => this.#tick(), Math.min(250, this.#options.config.heartbeatMs))
+    this.#ticker = setInterval(() => this.#tick(), Math.min(LOOK_MS, this.#options.config.heartbeatMs))
   }
 
   stop(): void {
@@ -164,12 +169,17 @@ export class Membership {
     const now = performance.now()
     if (this.#over || this.#fence === undefined || this.#expired(now)) return
     const { heartbeatMs } = this.#options.config
-    const last = [...this.#sent.values()].at(-1) ?? 0
-    if (now - Math.max(last, this.#registerSentMs) >= heartbeatMs && !this.#meeting) {
+    const load = this.#options.heartbeat()
+    const news = JSON.stringify([load.available, load.queued])
+    // Others decide by what this node offers: they hear of it at the next look, not at the next heartbeat.
+    const due = news !== this.#told || now - Math.max(this.#toldMs, this.#registerSentMs) >= heartbeatMs
+    if (due && !this.#meeting) {
       const sequence = ++this.#sequence
+      this.#told = news
+      this.#toldMs = now
       this.#sent.set(sequence, now)
       if (this.#sent.size > 1_000) this.#sent.delete(this.#sent.keys().next().value as number)
-      this.#options.mesh.send(this.#head, { $case: 'heartbeat', value: { ...this.#options.heartbeat(), sequence } })
+      this.#options.mesh.send(this.#head, { $case: 'heartbeat', value: { ...load, sequence } })
     }
     if (now - this.#heardMs > 2 * heartbeatMs + RETRY_MS) void this.#probe()
   }
