@@ -56,6 +56,16 @@ const COLUMNS: Readonly<Record<Topic, readonly Column<Row>[]>> = {
     amounts('FREE', 'available'),
     amounts('TOTAL', 'total'),
   ],
+  jobs: [
+    field('JOB', 'job'),
+    field('PROGRAM', 'name'),
+    field('NAMESPACE', 'namespace'),
+    field('STATE', 'state'),
+    field('HOST', 'host'),
+    field('PID', 'pid', 'right'),
+    { title: 'TIME', text: (row) => formatMs((Number(row['endMs']) || Date.now()) - Number(row['startMs'])), align: 'right' },
+    field('WHY', 'reason'),
+  ],
   workers: [
     field('WORKER', 'worker'),
     field('NODE', 'node'),

@@ -62,7 +62,7 @@ export interface ClusterPort {
   /** What is on this node: processes, actors and bundles. */
   held(): Inventory
   /** The objects of this node. */
-  readonly store: CopyStore & { tell?(listener: CopyStoreListener): void }
+  readonly store: CopyStore & { tell(listener: CopyStoreListener): void }
   load(): Omit<Heartbeat, 'sequence' | 'processesGone'>
   /** A message of a process of another node. */
   fromRemote(process: string, body: NonNullable<ProcessMessage['body']>): void
@@ -250,7 +250,7 @@ export class ClusterEdge {
       },
       validate: process.env['BEAMLINE_VALIDATE'] === '1',
     })
-    port.store.tell?.(this.#plane)
+    port.store.tell(this.#plane)
     this.#bulkAddress = await this.#plane.listen(this.host)
     this.#port = port
     const registered = new Promise<void>((resolve) => {

@@ -4,7 +4,7 @@
 import type { NodeInfo } from '../net/gen/mesh.ts'
 
 /** What only the head knows. */
-export const IS_OF_HEAD: ReadonlySet<string> = new Set(['actors', 'groups'])
+export const IS_OF_HEAD: ReadonlySet<string> = new Set(['actors', 'groups', 'jobs'])
 
 type Row = Readonly<Record<string, unknown>>
 

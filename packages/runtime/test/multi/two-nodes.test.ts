@@ -170,6 +170,8 @@ describe('a head and a node that joined', () => {
       expect(status).toContain(`node ${head.id} ALIVE`)
       expect(status).toContain(`node ${other.id} ALIVE`)
       expect(status).toContain('zone=b')
+      const jobs = await node.list<{ state: string }>('jobs')
+      expect(new Set(jobs.map(({ state }) => state))).toEqual(new Set(['SUCCEEDED']))
     }
   })
 })
@@ -216,4 +218,31 @@ test('a killed node is declared dead within its time, and its tasks run again el
   const { nodes } = (await driver.event('done')) as unknown as { nodes: string[] }
   expect(nodes).not.toContain(dead)
   await driver.exited
+})
+
+test('stop ends the daemons of its machine; with --cluster all of them, and the next head begins a new cluster', async () => {
+  await using cluster = await startTestCluster({ nodes: 3 })
+  const [head, second, third] = cluster.nodes as [TestNode, TestNode, TestNode]
+  const { cluster: before } = head.daemon
+  const left = third.id
+  expect(await third.cli('stop', '--json')).toEqual({ stopped: before })
+  await third.gone()
+  await cluster.waitDead(left)
+  await expect(second.cli('stop', '--cluster')).rejects.toThrow(/on another machine/)
+  expect(await head.cli('stop', '--cluster', '--json')).toEqual({ stopped: before })
+  await Promise.all([head.gone(), second.gone()])
+  await head.start()
+  expect(head.daemon.cluster).not.toBe(before)
+})
+
+test('a head that is stopped and started again leads the same cluster', async () => {
+  await using cluster = await startTestCluster({ nodes: 2 })
+  const [head, other] = cluster.nodes as [TestNode, TestNode]
+  const { cluster: before } = head.daemon
+  const id = other.id
+  await head.kill('SIGTERM')
+  await head.start()
+  expect(head.daemon.cluster).toBe(before)
+  await cluster.waitForNodes(2)
+  expect(other.id).toBe(id)
 })
