@@ -290,6 +290,8 @@ export class Daemon {
         // A driver that only attached must not end the cluster of others.
         if (kind === 'cli' || (this.#config.embedded && pid === this.#config.starterPid)) {
           this.#forget = body.value.cluster
+          // The program ended in order, whatever becomes of its links.
+          if (kind === 'driver') this.#cluster?.detached(process, undefined)
           void this.stop(body.value.reason, STOP_GRACE_MS)
         }
         return
@@ -436,7 +438,7 @@ export class Daemon {
   #clusterPort(cluster: ClusterEdge): ClusterPort {
     const { machine } = this.#launched
     return {
-      store: this.#store as unknown as ClusterPort['store'],
+      store: this.#store,
       handle: (event) => this.#handle(event),
       deliver: (process, message) => this.#deliverTo(process, message),
       held: () => inventoryOf(machine.node.tables),
@@ -455,7 +457,8 @@ export class Daemon {
     this.#handle({ kind: 'drain', reason })
     const until = performance.now() + deadlineMs
     while (performance.now() < until && !isDrained(machine.node.tables)) await delay(DRAIN_LOOK_MS)
-    await cluster.moveObjects(Math.max(0, until - performance.now()))
+    const leftMs = until - performance.now()
+    if (leftMs > 0) await cluster.moveObjects(leftMs)
     await this.stop(`node ${this.#config.session.node} was drained: ${reason}`, STOP_GRACE_MS)
   }
 
