@@ -29,6 +29,17 @@ export const LIMITS = {
   /** Back-off of retries: doubles from the first to the second. */
   retryDelayMs: 100,
   retryDelayMaxMs: 5_000,
+  /** After one whose worker was ended because its node was short of memory: others must end first. */
+  memoryRetryDelayMs: 1_000,
+  memoryRetryDelayMaxMs: 30_000,
+  /** From this part of the memory on, workers are ended. */
+  memoryThreshold: 0.95,
+  /** A worker with less of its own is spared… */
+  memorySmallBytes: 67_108_864,
+  /** …unless all workers have this part of the memory. */
+  memoryAllTogether: 0.25,
+  /** An ended worker is waited for so long before the next one. */
+  memoryGoneMs: 3_000,
   /** Default of `maxRetries`: system failures after which a task is run again. */
   retriesMax: 3,
   /** A task that passed its time limit may finish its current turn so long before its worker is killed. */
@@ -56,8 +67,10 @@ export const LIMITS = {
   packageBytesMax: 268_435_456,
   /** Parts in which packed code travels and is stored. */
   packageChunkBytes: 1_048_576,
-  /** Packed code that the head keeps. */
+  /** Packed code that the head keeps in its control store… */
   packageStoreBytes: 4_294_967_296,
+  /** …or in memory, when it has none. */
+  packageMemoryBytes: 536_870_912,
   /** Unpacked code that a node keeps for jobs to come. */
   packageCacheBytes: 4_294_967_296,
   /** How long `init` waits for the daemon. */

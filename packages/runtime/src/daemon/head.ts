@@ -7,6 +7,7 @@
 import { hostname } from 'node:os'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
 import { type BlobStore, PackageBlobs } from '../packages/package-blobs.ts'
 import type { ControlStore, Write } from '../store/control-store.ts'
 import { HeadLease } from '../store/head-lease.ts'
@@ -106,6 +107,7 @@ export class HeadStore {
   get blobs(): BlobStore {
     const store = this.#store
     return {
+      quotaBytes: LIMITS.packageStoreBytes,
       get: (key) => store.get(key),
       scan: (prefix) => store.scan(prefix),
       write: (batch) => store.write(batch, this.#lease?.guard),

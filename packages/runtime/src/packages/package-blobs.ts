@@ -7,6 +7,8 @@ import { LIMITS } from '../limits.ts'
 
 /** The part of a control store that this uses. */
 export interface BlobStore {
+  /** Of all packages together. */
+  readonly quotaBytes: number
   get(key: string): Promise<{ readonly value: Uint8Array } | undefined>
   scan(prefix: string): Promise<readonly { readonly key: string; readonly value: Uint8Array }[]>
   /** All or none; `undefined` deletes. */
@@ -17,6 +19,7 @@ export interface BlobStore {
 export function blobsInMemory(): BlobStore {
   const values = new Map<string, Uint8Array>()
   return {
+    quotaBytes: LIMITS.packageMemoryBytes,
     get: async (key) => {
       const value = values.get(key)
       return value && { value }
@@ -42,12 +45,10 @@ const partKey = (digest: string, part: number): string => `package/${digest}/${p
 
 export class PackageBlobs {
   readonly #store: BlobStore
-  readonly #quotaBytes: number
   readonly #partBytes: number
 
-  constructor(store: BlobStore, quotaBytes: number = LIMITS.packageStoreBytes, partBytes: number = LIMITS.packageChunkBytes) {
+  constructor(store: BlobStore, partBytes: number = LIMITS.packageChunkBytes) {
     this.#store = store
-    this.#quotaBytes = quotaBytes
     this.#partBytes = partBytes
   }
 
@@ -104,7 +105,7 @@ export class PackageBlobs {
     const all = await this.#list()
     let total = all.reduce((sum, { bytes }) => sum + bytes, 0)
     for (const stored of all.toSorted((a, b) => a.storedMs - b.storedMs)) {
-      if (total <= this.#quotaBytes) return
+      if (total <= this.#store.quotaBytes) return
       if (stored.digest === newest) continue
       total -= stored.bytes
       await this.#remove(stored)

@@ -64,8 +64,8 @@ test('code that nobody gave is missing with its name, and damaged code is not st
 })
 
 test('beyond its quota the head lets go of what was stored longest ago, and of all of it when the cluster ends', async () => {
-  const store = blobsInMemory()
-  const blobs = new PackageBlobs(store, 2_500, 300)
+  const store = { ...blobsInMemory(), quotaBytes: 2_500 }
+  const blobs = new PackageBlobs(store, 300)
   for (const name of ['a', 'b', 'c']) {
     await blobs.put(name, Buffer.alloc(1_000, name))
     await new Promise((resolve) => setTimeout(resolve, 2))
