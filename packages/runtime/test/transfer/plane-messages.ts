@@ -15,7 +15,7 @@ export type Order =
   | { kind: 'unpin'; process: string; pin: number }
   | { kind: 'mesh'; from: string; body: MeshBody }
   | { kind: 'node-lost'; node: string }
-  | { kind: 'free' | 'evict' | 'freed-on-lost-node'; name: ObjectName }
+  | { kind: 'free' | 'freed-on-lost-node'; name: ObjectName }
   | { kind: 'recover'; process: string; request: number; object: number; lostNode: string }
   | { kind: 'process-gone'; process: string }
   | { kind: 'drain'; order: number; deadlineMs: number }
@@ -29,7 +29,7 @@ export type Tale =
 
 export interface Look {
   readonly counts: PlaneCounts
-  readonly objects: readonly { key: string; state: string; pins: number; holds: number }[]
+  readonly objects: readonly { key: string; state: string; pins: number }[]
 }
 
 /** Bytes that nobody could have by chance, different for every object. */

@@ -4,7 +4,7 @@ import type { FetchOutcome, PullEvent, PullInstruction, Use } from '../../src/tr
 import { PullManager } from '../../src/transfer/pull-manager.ts'
 
 const MiB = 1_048_576
-const full = { wantedBytes: 1, usedBytes: 1, capacityBytes: 1, holders: '' }
+const full = { wantedBytes: 1, usedBytes: 1, capacityBytes: 1, holders: '', pinnedBytes: 0, spilledBytes: 0, spilling: '' }
 
 function pulls(room = Number.POSITIVE_INFINITY) {
   const manager = new PullManager('self')
