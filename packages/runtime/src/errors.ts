@@ -8,6 +8,18 @@
 const many = (n: number, noun: string): string => `${n.toLocaleString('en-US')} ${noun}${n === 1 ? '' : 's'}`
 const mib = (bytes: number): string => `${(bytes / 1_048_576).toFixed(1)} MiB`
 
+/** What a node saw when it ended a worker because memory was short, in details of `OUT_OF_MEMORY`. */
+export interface MemoryFacts {
+  readonly usedBytes: number
+  readonly limitBytes: number
+  /** Whose: "of the machine", … */
+  readonly of: string
+  /** Part of the limit from which on workers are ended. */
+  readonly threshold: number
+  /** Those with most memory of their own. */
+  readonly processes: readonly { readonly pid: number; readonly bytes: number; readonly what: string }[]
+}
+
 /** Code, whether repeating may help, and text. @internal */
 export const ERRORS = {
   TASK_FAILED: {
@@ -21,8 +33,8 @@ export const ERRORS = {
   },
   OUT_OF_MEMORY: {
     retry: true,
-    text: (d: { task: string; worker: string; pid: number; how: string; stderr: string }) =>
-      `worker ${d.worker} (pid ${d.pid}) ran out of memory (${d.how})${d.task ? ` while it ran "${d.task}"` : ''}; give it smaller inputs, or a larger heap through NODE_OPTIONS=--max-old-space-size=MiB in the driver's environment${d.stderr ? `; its last lines on stderr:\n${d.stderr}` : ''}`,
+    text: (d: { task: string; worker: string; pid: number; how: string; stderr: string; memory?: MemoryFacts }) =>
+      `worker ${d.worker} (pid ${d.pid}) ran out of memory (${d.how})${d.task ? ` while it ran "${d.task}"` : ''}; give it smaller inputs, run fewer at a time (the option memory says what one needs), or give it a larger heap, if that was too small, through NODE_OPTIONS=--max-old-space-size=MiB in the driver's environment${d.stderr ? `; its last lines on stderr:\n${d.stderr}` : ''}`,
   },
   OWNER_DIED: {
     retry: false,

@@ -1,7 +1,7 @@
 /** The fields of a shape that say nothing about where: any node, as the default policy decides. */
 import type { Shape } from '../src/net/gen/node.ts'
 
-export const ANYWHERE: Pick<Shape, 'spread' | 'node' | 'soft' | 'labels' | 'prefers' | 'package' | 'workingDir' | 'modules'> = {
+export const ANYWHERE: Pick<Shape, 'spread' | 'node' | 'soft' | 'labels' | 'prefers' | 'package' | 'workingDir' | 'modules' | 'retriable'> = {
   spread: false,
   node: '',
   soft: false,
@@ -10,4 +10,5 @@ export const ANYWHERE: Pick<Shape, 'spread' | 'node' | 'soft' | 'labels' | 'pref
   package: '',
   workingDir: '',
   modules: [],
+  retriable: true,
 }

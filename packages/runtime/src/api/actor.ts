@@ -279,7 +279,7 @@ class ClassHandle {
     const { held, client } = runtime.actors.create({
       template,
       args,
-      shape: toShape(this.#options, 0, joined),
+      shape: { ...toShape(this.#options, 0, joined), retriable: maxRestarts !== 0 },
       name,
       namespace,
       detached,

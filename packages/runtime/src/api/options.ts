@@ -137,6 +137,7 @@ export function toShape(options: ResourceOptions, defaultCpus: number, joined: s
     package: '',
     workingDir,
     modules,
+    retriable: false,
   }
 }
 

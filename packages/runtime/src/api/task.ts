@@ -150,7 +150,8 @@ class TaskHandle {
     }
     if (extras) runtime.whenUnused(this.#template, extras)
     this.#group = joined
-    this.#queue = runtime.submitter.queueFor(toShape(this.#options, 1, joined), maxRetries === 0 || timeoutMs !== undefined, this.#name)
+    const shape = { ...toShape(this.#options, 1, joined), retriable: maxRetries !== 0 }
+    this.#queue = runtime.submitter.queueFor(shape, maxRetries === 0 || timeoutMs !== undefined, this.#name)
     this.#runtime = runtime
   }
 }

@@ -498,12 +498,14 @@ export class Submitter implements ShapePort {
   #attemptFailed(record: TaskRecord, error: BeamlineError): void {
     if (record.phase === 'done') return
     clearTimeout(record.timer)
-    if (error.retry && this.#mayRetry(record)) this.#retry(record)
+    if (error.retry && this.#mayRetry(record)) this.#retry(record, error)
     else this.fail(record, error)
   }
 
-  #retry(record: TaskRecord): void {
-    const delay = Math.min(LIMITS.retryDelayMs * 2 ** (record.attempt - record.firstAttempt), LIMITS.retryDelayMaxMs)
+  #retry(record: TaskRecord, error?: BeamlineError): void {
+    const short = BeamlineError.is(error, 'OUT_OF_MEMORY') && error.details.memory !== undefined
+    const [first, most] = short ? [LIMITS.memoryRetryDelayMs, LIMITS.memoryRetryDelayMaxMs] : [LIMITS.retryDelayMs, LIMITS.retryDelayMaxMs]
+    const delay = Math.min(first * 2 ** (record.attempt - record.firstAttempt), most)
     record.attempt++
     record.phase = 'delayed'
     record.lease = undefined

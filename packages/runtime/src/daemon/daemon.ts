@@ -17,6 +17,7 @@ import { CommitGate } from './commit-gate.ts'
 import type { Launched } from './launch.ts'
 import type { LogBatch } from './logs.ts'
 import type { DaemonConfig, DaemonReady } from './options.ts'
+import { MemoryMonitor } from './memory-monitor.ts'
 import { SegmentStore } from './segment-store.ts'
 import { openSpill } from './spill.ts'
 import { Queries } from './queries.ts'
@@ -128,7 +129,12 @@ export class Daemon {
     })
     const ready: DaemonReady = { address, token, cluster, node, sessionDir: session.dir, storeDir: session.storeDir, pid: process.pid, mesh, host, tlsDir }
     process.stdout.write(`${JSON.stringify(ready)}\n`)
-    this.#ticker = setInterval(() => this.#handle({ kind: 'tick', nowMs: Date.now() }), TICK_MS)
+    const { machine } = this.#launched
+    const memory = new MemoryMonitor({ tables: machine.node.tables, limitBytes: this.#config.memoryLimitBytes, handle: (event) => this.#handle(event) })
+    this.#ticker = setInterval(() => {
+      this.#handle({ kind: 'tick', nowMs: Date.now() })
+      memory.look()
+    }, TICK_MS)
     setImmediate(removeStaleSessions)
   }
 

@@ -42,6 +42,8 @@ export interface DaemonOptions {
   readonly prestart?: number
   /** Most workers that are actors; default 1024. */
   readonly workersMax?: number
+  /** Memory that the workers may use together, in bytes: beyond 0.95 of it some are ended. Default: what the machine, or its control group, has. */
+  readonly memoryLimitBytes?: number
   /** Most workers that run tasks; default 4 × `cpus`. Exceeded only where nested tasks would wait for each other for ever. */
   readonly taskWorkersMax?: number
   /** Idle workers above `prestart` end after so long; default 10,000. */
@@ -115,6 +117,7 @@ export interface DaemonConfig {
   readonly storeBytes: number
   readonly spill: SpillOptions | false
   readonly prestart: number
+  readonly memoryLimitBytes: number | undefined
   readonly actorWorkersMax: number
   readonly taskWorkersMax: number
   readonly idleTimeoutMs: number
@@ -173,6 +176,7 @@ export function daemonConfig(options: DaemonOptions, session: Session, embedded:
     storeBytes: count('storeBytes', options.storeBytes ?? defaultStoreBytes(session.storeDir)),
     spill: spillOf(options.spill ?? {}),
     prestart: count('prestart', options.prestart ?? Math.ceil(cpus / UNIT)),
+    memoryLimitBytes: options.memoryLimitBytes === undefined ? undefined : count('memoryLimitBytes', options.memoryLimitBytes),
     actorWorkersMax: count('workersMax', options.workersMax ?? 1_024),
     taskWorkersMax: Math.max(1, count('taskWorkersMax', options.taskWorkersMax ?? 4 * cpuCount)),
     idleTimeoutMs: count('idleTimeoutMs', options.idleTimeoutMs ?? 10_000),

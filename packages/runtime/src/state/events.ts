@@ -4,6 +4,7 @@
  * Node events concern one node's workers, leases and bundles; control events concern what exists once per cluster: nodes, actors, placement groups
  * and jobs. Instructions of one side that are events of the other carry the same shape, so the edge (or MachineState) only routes them.
  */
+import type { MemoryFacts } from '../errors.ts'
 import type { GroupInfo, NodeInfo, Register } from '../net/gen/mesh.ts'
 import type { ActorCreate, ActorStarted, ActorStop, Failure, GroupCreate, JobConfig, NodeMessage, ProcessMessage, Resources, Shape } from '../net/gen/node.ts'
 
@@ -78,7 +79,10 @@ export type NodeEvent =
     }
   | { readonly kind: 'lease-return'; readonly process: string; readonly lease: number; readonly retire: boolean }
   | { readonly kind: 'lease-blocked'; readonly process: string; readonly lease: number; readonly blocked: boolean }
-  | { readonly kind: 'worker-kill'; readonly process: string; readonly worker: string; readonly reason: string }
+  /** `memory`: its node is short of it. */
+  | { readonly kind: 'worker-kill'; readonly process: string; readonly worker: string; readonly reason: string; readonly memory?: MemoryFacts }
+  /** Memory is short: which idle workers could end without loss? */
+  | { readonly kind: 'memory-short' }
   /** The constructor of an actor here ended, or so its worker says. For control too. */
   | { readonly kind: 'actor-started'; readonly process: string; readonly started: ActorStarted }
   /** The head accepted this node. No lease is granted before: their ids begin with the number. */

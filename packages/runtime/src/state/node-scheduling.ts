@@ -265,6 +265,7 @@ export function spawnWorker(node: NodeTables, execArgv: readonly string[], shape
     owns: 'nothing',
     retiring: false,
     stopReason: '',
+    memory: undefined,
     killed: false,
   })
   node.out.push({ kind: 'worker-spawn', worker: id, cwd, execArgv, env: shape?.startEnv ?? {} })
@@ -289,6 +290,7 @@ function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: A
     const { placement } = entry
     placement.worker = worker
     placement.allocation = allocation
+    placement.sinceMs = node.nowMs
     worker.placement = placement
     worker.state = 'actor'
     const { actor, attempt } = placement
@@ -296,7 +298,20 @@ function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: A
     return
   }
   const id = (node.number ?? 0) * LEASES_PER_NODE + ++node.leasesGranted
-  const lease: Lease = { id, process: entry.process.id, key: entry.key, worker, allocation, label: entry.label, blocked: false, reclaiming: false }
+  const { key, label, shape } = entry
+  const { retriable } = shape
+  const lease: Lease = {
+    id,
+    process: entry.process.id,
+    key,
+    worker,
+    allocation,
+    label,
+    retriable,
+    sinceMs: node.nowMs,
+    blocked: false,
+    reclaiming: false,
+  }
   node.leases.set(id, lease)
   worker.leases.add(lease)
   entry.process.leases.add(lease)

@@ -104,9 +104,13 @@ export class NodeState {
         return this.#blocked(event.process, event.lease, event.blocked)
       case 'worker-kill': {
         const worker = this.tables.workers.get(event.worker)
-        if (worker !== undefined) stopWorker(this.tables, worker, true, event.reason)
-        return
+        if (worker === undefined) return
+        if (worker.stopReason === '') worker.memory = event.memory
+        return stopWorker(this.tables, worker, true, event.reason)
       }
+      case 'memory-short':
+        for (const worker of this.tables.workers.values()) if (worker.state === 'idle' && worker.owns === 'unknown') askWorker(this.tables, worker)
+        return
       case 'actor-place':
         return this.#place(event)
       case 'actor-release':
@@ -343,7 +347,7 @@ export class NodeState {
       tables.out.push({ kind: 'actor-unplaceable', node: tables.config.node, actor, attempt, failure: { code: 'INVALID_ARGUMENT', detailsJson } })
       return
     }
-    const placement: Placement = { actor, attempt, label, worker: undefined, allocation: undefined, blocked: false, started: false }
+    const placement: Placement = { actor, attempt, label, retriable: shape.retriable, sinceMs: 0, worker: undefined, allocation: undefined, blocked: false, started: false }
     const entry: ActorWaiting = { kind: 'actor', placement, job, shape, label, sinceMs: tables.nowMs, reason: '' }
     tables.placements.set(placementKey(actor, attempt), placement)
     tables.queue.push(entry)
@@ -530,10 +534,15 @@ function exitText(exit: WorkerExit): string {
 
 /** The cause that holders of a dead worker see. Facts of the task are filled in by its owner. */
 function workerFailure(worker: Worker, exit: WorkerExit): Failure {
-  const outOfMemory =
+  const { memory } = worker
+  const outOfHeap =
     worker.stopReason === '' &&
     (/JavaScript heap out of memory|allocation failed|std::bad_alloc/i.test(exit.stderr) || (exit.code === 134 && exit.stderr === ''))
+  const facts = memory && { memory }
   const how = worker.stopReason === '' ? exitText(exit) : `was ended by Beamline: ${worker.stopReason}`
   const stderr = worker.stopReason === '' ? exit.stderr : ''
-  return { code: outOfMemory ? 'OUT_OF_MEMORY' : 'WORKER_CRASHED', detailsJson: JSON.stringify({ task: '', worker: worker.id, pid: worker.pid, how, stderr }) }
+  return {
+    code: outOfHeap || memory !== undefined ? 'OUT_OF_MEMORY' : 'WORKER_CRASHED',
+    detailsJson: JSON.stringify({ task: '', worker: worker.id, pid: worker.pid, how, stderr, ...facts }),
+  }
 }

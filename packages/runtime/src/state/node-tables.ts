@@ -2,6 +2,7 @@
  * The records of one node: processes, workers, leases, bundles and the queue of those who wait. Data and small look-ups only;
  * NodeState changes them on events and node-scheduling.ts decides who gets what.
  */
+import type { MemoryFacts } from '../errors.ts'
 import type { Resources, Shape } from '../net/gen/node.ts'
 import type { Job, MessageBody, NodeInstruction } from './events.ts'
 import { type Labels, NODE_LABEL } from './labels.ts'
@@ -100,6 +101,8 @@ export interface Worker {
   retiring: boolean
   /** Why Beamline ended it; "" when it did not. */
   stopReason: string
+  /** It was ended because memory ran out. */
+  memory: MemoryFacts | undefined
   /** Stopped by force: nothing more can be done to it. */
   killed: boolean
 }
@@ -111,6 +114,8 @@ export interface Lease {
   readonly worker: Worker
   readonly allocation: Allocation
   readonly label: string
+  readonly retriable: boolean
+  readonly sinceMs: number
   blocked: boolean
   reclaiming: boolean
 }
@@ -120,6 +125,9 @@ export interface Placement {
   readonly actor: string
   readonly attempt: number
   readonly label: string
+  readonly retriable: boolean
+  /** Since when it is on its worker. */
+  sinceMs: number
   worker: Worker | undefined
   allocation: Allocation | undefined
   /** LeaseBlocked of lease 0: a method waits for objects. */
@@ -138,6 +146,8 @@ export interface ParsedShape {
   readonly group: string
   readonly bundle: number
   readonly wish: Wish
+  /** What runs there may run again. */
+  readonly retriable: boolean
   readonly startEnv: Readonly<Record<string, string>>
   readonly startCwd: string
   readonly startKey: string
@@ -266,6 +276,7 @@ export function parseShape(node: NodeTables, job: Job, shape: Shape | undefined)
     group: shape?.placementGroup ?? '',
     bundle: shape === undefined || shape.placementGroup === '' ? -1 : shape.bundle,
     wish: shape ?? ANYWHERE,
+    retriable: shape?.retriable ?? false,
     startEnv,
     startCwd,
     startKey: startKeyOf(job.config.execArgv, startEnv, startCwd),

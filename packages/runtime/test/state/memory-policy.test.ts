@@ -36,7 +36,7 @@ test('nothing happens below the threshold, nor when no worker is worth it', () =
   const policy = new MemoryPolicy(OPTIONS)
   expect(policy.decide(0, usage(949), [IDLE_LARGE, NEW])).toBeUndefined()
   expect(policy.decide(0, SHORT, [])).toBeUndefined()
-  expect(policy.decide(0, SHORT, [worker('small', 'idle', 10), worker('ending', 'ending', 400)])).toBeUndefined()
+  expect(policy.decide(0, SHORT, [worker('small', 'idle', 10), worker('ending', 'ending', 200)])).toBeUndefined()
 })
 
 test('one at a time: the next one when the last is gone and memory is still short', () => {

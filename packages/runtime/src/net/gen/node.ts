@@ -75,6 +75,8 @@ export interface Shape {
   workingDir: string;
   /** imported by the worker before its first task */
   modules: string[];
+  /** what runs there may run again: its worker is among the first to end when memory runs out */
+  retriable: boolean;
 }
 
 export interface Shape_EnvEntry {
@@ -955,6 +957,7 @@ function createBaseShape(): Shape {
     package: "",
     workingDir: "",
     modules: [],
+    retriable: false,
   };
 }
 
@@ -995,6 +998,9 @@ export const Shape: MessageFns<Shape> = {
     }
     for (const v of message.modules) {
       writer.uint32(98).string(v!);
+    }
+    if (message.retriable !== false) {
+      writer.uint32(104).bool(message.retriable);
     }
     return writer;
   },
@@ -1112,6 +1118,14 @@ export const Shape: MessageFns<Shape> = {
             }
 
             message.modules.push(reader.string());
+            continue;
+          }
+          case 13: {
+            if (tag !== 104) {
+              break;
+            }
+
+            message.retriable = reader.bool();
             continue;
           }
         }
