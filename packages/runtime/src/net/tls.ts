@@ -15,15 +15,13 @@ import { checkServerIdentity, type ConnectionOptions, createSecureContext, type 
 import * as grpc from '@grpc/grpc-js'
 import { BeamlineError } from '../errors.ts'
 
-/** The name in generated certificates. */
-export const TLS_NAME = 'cluster.beamline'
+/** The DNS name that every certificate of a cluster is made out to, generated or own. */
+const TLS_NAME = 'cluster.beamline'
 
 export interface TlsFiles {
   readonly ca: string
   readonly cert: string
   readonly key: string
-  /** A DNS name that the certificates of all nodes have; default TLS_NAME. */
-  readonly name?: string
 }
 
 export interface Tls {
@@ -106,24 +104,23 @@ export function tlsFilesIn(dir: string): TlsFiles {
 
 /** @throws BeamlineError FILE_UNREADABLE when a file is missing, is no certificate, or the key does not belong to it */
 export function loadTls(files: TlsFiles): Tls {
-  const name = files.name ?? TLS_NAME
   const [ca, cert, key] = [files.ca, files.cert, files.key].map(readPem) as [Buffer, Buffer, Buffer]
   try {
     const own = new X509Certificate(cert)
-    if (own.checkHost(name) === undefined) throw new Error(`it is not made out to ${name}`)
+    if (own.checkHost(TLS_NAME) === undefined) throw new Error(`it is not made out to ${TLS_NAME}, the name that all machines of a cluster have`)
     createSecureContext({ ca, cert, key })
   } catch (error) {
     throw new BeamlineError('FILE_UNREADABLE', { path: files.cert, part: `with the key ${files.key}`, reason: (error as Error).message })
   }
   const both = { ca, cert, key, minVersion: 'TLSv1.3' as const }
   const context = createSecureContext(both)
-  const checkPeer = (certificate: PeerCertificate): Error | undefined => checkServerIdentity(name, certificate)
+  const checkPeer = (certificate: PeerCertificate): Error | undefined => checkServerIdentity(TLS_NAME, certificate)
   return {
-    name,
+    name: TLS_NAME,
     channel: () => grpc.credentials.createFromSecureContext(context),
     server: () => grpc.ServerCredentials.createSsl(ca, [{ private_key: key, cert_chain: cert }], true),
     checkPeer,
-    connect: { secureContext: context, servername: name, checkServerIdentity: (_host, certificate) => checkPeer(certificate) },
+    connect: { secureContext: context, servername: TLS_NAME, checkServerIdentity: (_host, certificate) => checkPeer(certificate) },
     listen: { ...both, requestCert: true, rejectUnauthorized: true },
   }
 }

@@ -1,4 +1,5 @@
 /** Certificates, who gets a connection with them, and where one may listen without. */
+import { webcrypto } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -144,9 +145,24 @@ test('only the user can read the files; a second start finds them', async () => 
   expect(loadTls(files).connect.servername).toBe('cluster.beamline')
 })
 
+/** Files of a certificate with a name of its own, as an operator might bring. */
+async function certificateFor(name: string): Promise<{ cert: string; key: string }> {
+  await import('reflect-metadata')
+  const x509 = await import('@peculiar/x509')
+  const algorithm = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' }
+  const keys = (await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair
+  const extensions = [new x509.SubjectAlternativeNameExtension([{ type: 'dns', value: name }])]
+  const made = await x509.X509CertificateGenerator.createSelfSigned({ name: `CN=${name}`, signingAlgorithm: algorithm, keys, extensions })
+  const [cert, key] = [join(dir, `${name}.cert.pem`), join(dir, `${name}.key.pem`)]
+  writeFileSync(cert, made.toString('pem'))
+  writeFileSync(key, x509.PemConverter.encode(await webcrypto.subtle.exportKey('pkcs8', keys.privateKey), 'PRIVATE KEY'))
+  return { cert, key }
+}
+
 test('own certificates must carry the name of the cluster, and what is missing or no certificate is named', async () => {
   const files = tlsFilesIn(join(dir, 'ours'))
-  expect(() => loadTls({ ...files, name: 'other.example' })).toThrow(/not made out to other\.example/)
+  const { cert, key } = await certificateFor('other.example')
+  expect(() => loadTls({ ...files, cert, key })).toThrow(/not made out to cluster\.beamline/)
   expect(() => loadTls({ ...files, key: tlsFilesIn(join(dir, 'theirs')).key })).toThrow(/key/)
   const text = join(dir, 'text.pem')
   writeFileSync(text, 'no certificate')
