@@ -262,7 +262,7 @@ export class Room {
   // ---------------------------------------------------------------- time
 
   #wait(request: Request, first: boolean): void {
-    if (first) this.ask()
+    if (first && (request.waitedMs > 0 || this.#spiller.comingBytes < request.bytes)) this.ask()
     const afterMs = Math.max(1, Math.min(ASK_AGAIN_MS, this.#options.fullTimeoutMs - request.waitedMs))
     request.waits = true
     request.waitedMs += afterMs

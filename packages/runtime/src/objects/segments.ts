@@ -50,6 +50,9 @@ export class SegmentPool {
   /** Large allocations; one request each. */
   readonly #waitingForOwn = new Set<Waiting>()
   #slabRequested = false
+  #requested = 0
+  /** Empty segments were asked back while others were on their way here: those go back too, unless somebody needs them. */
+  #short = false
   #closed = false
 
   /**
@@ -104,6 +107,7 @@ export class SegmentPool {
 
   /** Gives every empty segment back to the node. */
   releaseEmpty(): void {
+    this.#short = this.#requested > 0
     for (const held of [...this.#held.values()]) if (isEmpty(held)) this.#drop(held)
   }
 
@@ -143,6 +147,7 @@ export class SegmentPool {
 
   async #requestFor(bytes: number, fail: (error: Error) => void): Promise<void> {
     let granted: GrantedSegment | undefined
+    this.#requested++
     try {
       granted = await this.#request(pageAlign(bytes))
       const buffer = openMapping({ path: granted.path, offset: 0, bytes: granted.bytes }, 'shared', () => {})
@@ -154,9 +159,12 @@ export class SegmentPool {
     } catch (error) {
       if (granted) this.#giveBack(granted.segment) // it cannot be mapped
       return fail(error as Error)
+    } finally {
+      this.#requested--
     }
     this.#serveWaiting()
-    this.#boundEmpty()
+    if (this.#short) this.releaseEmpty()
+    else this.#boundEmpty()
   }
 
   #serveWaiting(): void {

@@ -65,6 +65,13 @@ export class Spiller {
     return this.#rules !== undefined && this.#refused === undefined
   }
 
+  /** So much is free, or on its way to be. */
+  get comingBytes(): number {
+    let bytes = this.#books.freeBytes
+    for (const segment of this.#books.segments.values()) if (segment.emptying) bytes += segment.bytes
+    return bytes
+  }
+
   /**
    * Starts to empty segments until `bytes` are free or on their way to be.
    *
@@ -74,8 +81,7 @@ export class Spiller {
   makeRoom(bytes: number, write: boolean): boolean {
     const books = this.#books
     if (books.exhausted) return false
-    let coming = books.freeBytes
-    for (const segment of books.segments.values()) if (segment.emptying) coming += segment.bytes
+    const coming = this.comingBytes
     if (bytes <= coming) return false
     const before = books.freeBytes
     const chosen = segmentsToEmpty(books.segments.values(), bytes - coming, write && this.#canWrite)

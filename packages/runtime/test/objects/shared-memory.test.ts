@@ -203,6 +203,18 @@ describe('a pool', () => {
     expect(returned).toEqual([a.segment])
   })
 
+  test('gives segments back that come when the store is short and nobody here needs them any more', async () => {
+    const { pool, returned } = poolOf(() => MiB)
+    const block = await pool.allocate(600_000)
+    await new Promise((resolve) => setImmediate(resolve)) // the first request is over
+    const waiting = pool.allocate(600_000)
+    pool.free(block.segment, block.offset, block.bytes) // serves the one that waits
+    expect((await waiting).segment).toBe('s1')
+    pool.releaseEmpty()
+    await vi.waitUntil(() => returned.length > 0, { timeout: 10_000 })
+    expect(returned).toEqual(['s2'])
+  })
+
   test('gives back what it hoards beyond 512 MiB, but never the segment emptied last', async () => {
     const { pool, returned } = poolOf()
     const blocks: Block[] = []
