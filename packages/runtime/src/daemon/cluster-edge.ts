@@ -19,7 +19,7 @@ import type { EdgeInstruction, MessageBody } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
 import type { Inventory } from '../state/node-report.ts'
 import type { CopyStore, CopyStoreListener } from '../transfer/copy-store.ts'
-import { ObjectPlane, type PlaneNode } from '../transfer/object-plane.ts'
+import { ObjectPlane, type PlaneCounts, type PlaneNode } from '../transfer/object-plane.ts'
 import { HeadStore } from './head.ts'
 import { localAddressTo, Membership } from './membership.ts'
 import { Mesh, type MeshBody } from './mesh.ts'
@@ -358,6 +358,11 @@ export class ClusterEdge {
   freed(process: string, node: string, places: StoredPlace[]): void {
     if (this.#nodes.get(node)?.state === 'DEAD') this.#plane?.freedOnLostNode(places)
     else this.fromProcess(node, process, { $case: 'objectsFreed', value: { places } })
+  }
+
+  /** What the object plane has moved, and is moving. */
+  get transfers(): PlaneCounts | undefined {
+    return this.#plane?.counts
   }
 
   /** Moves the objects of this node to others, as far as they take them. */

@@ -192,6 +192,7 @@ export class Queries {
       workers,
       queued: tables.queue.length,
       store: usage,
+      transfers: cluster?.transfers,
     }
   }
 
