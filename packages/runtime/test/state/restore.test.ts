@@ -3,102 +3,21 @@
  * released, what they have no longer is lost; nodes that do not come back are dead with the grace, and so is what depended on them.
  */
 import { describe, expect, test } from 'vitest'
-import { amounts, JOB, shape } from './machine.ts'
-import type { ActorHere, GroupHere, NodeInfo, ProcessInfo } from '../../src/net/gen/mesh.ts'
-import type { ActorCreate, GroupCreate } from '../../src/net/gen/node.ts'
-import { ControlState } from '../../src/state/control-state.ts'
-import type { ControlEvent, ControlInstruction } from '../../src/state/events.ts'
+import { create, DRIVER, driver, group, Head, here, LEASE_MS, workerOf } from './head.ts'
+import { amounts, shape } from './machine.ts'
+import type { ActorHere, GroupHere } from '../../src/net/gen/mesh.ts'
+import type { ActorCreate } from '../../src/net/gen/node.ts'
 
 const SELF = 'h2'
-const LEASE_MS = 10_000
-const DRIVER = 'd1'
-
-const info = (node: string, more: Partial<NodeInfo> = {}): NodeInfo => ({
-  ...{ node, number: 0, address: '', bulkAddress: '', host: '', total: amounts({ cpus: 40_000 }), available: amounts({ cpus: 40_000 }), labels: {} },
-  ...{ state: 'ALIVE', cause: undefined, queued: 0, storeBytes: 0, storeUsedBytes: 0, pid: 0, head: false },
-  ...more,
-})
-const create = (actor: string, more: Partial<ActorCreate> = {}): ActorCreate => ({
-  ...{ actor, name: '', namespace: '', className: 'A', detached: false, getIfExists: false, maxRestarts: 0, shape: shape({}, { node: 'n1' }), request: 1 },
-  ...{ creation: new Uint8Array([1, 2]), handle: new Uint8Array([3]), stopTimeoutMs: 1_000 },
-  ...more,
-})
-const group: GroupCreate = { group: 'g1', name: '', strategy: 'SPREAD', bundles: [amounts({ cpus: 1 }), amounts({ cpus: 1 })], detached: true, selectors: [] }
-const driver: ProcessInfo = { process: DRIVER, kind: 'driver', pid: 1, address: '', job: JOB, jobId: DRIVER }
-
-/** A head, and what it made durable. */
-class Head {
-  readonly control: ControlState
-  readonly records: Map<string, string>
-  out: ControlInstruction[] = []
-  nowMs = 1_000
-
-  constructor(self: string, records: ReadonlyMap<string, string> = new Map()) {
-    this.records = new Map(records)
-    this.control = new ControlState({ self, growable: true, leaseMs: LEASE_MS, persists: true })
-    this.do({ kind: 'tick', nowMs: this.nowMs }, { kind: 'restore', records: new Map(records) })
-    this.register(self)
-  }
-
-  do(...events: ControlEvent[]): this {
-    for (const event of events) {
-      for (const instruction of this.control.handle(event)) {
-        this.out.push(instruction)
-        if (instruction.kind !== 'persist') continue
-        if (instruction.value === undefined) this.records.delete(instruction.key)
-        else this.records.set(instruction.key, instruction.value)
-      }
-    }
-    return this
-  }
-
-  register(node: string, here: { actors?: ActorHere[]; groups?: GroupHere[]; processes?: ProcessInfo[] } = {}, more: Partial<NodeInfo> = {}): this {
-    this.out = []
-    return this.do({ kind: 'node-registered', register: { node: info(node, more), processes: [], actors: [], groups: [], ...here } })
-  }
-
-  tick(ms: number): this {
-    for (let left = ms; left > 0; left -= 250) this.do({ kind: 'tick', nowMs: (this.nowMs += 250) })
-    return this
-  }
-
-  orders(): unknown[] {
-    return this.out.flatMap((each) => (each.kind === 'order' ? [{ to: each.node, ...each.order }] : []))
-  }
-
-  actor(id: string): unknown[] {
-    const actor = this.control.actors.actors.get(id)
-    return [actor?.state, actor?.worker, actor?.incarnation]
-  }
-}
 
 /** The first head: nodes n1 and n2, a driver on n2, an actor that runs on n1, a group over both. */
 function first(more: Partial<ActorCreate> = {}): Head {
   const head = new Head('h1').register('n1').register('n2', { processes: [driver] })
-  head.do({ kind: 'actor-create', process: DRIVER, create: create('a1', more) }, placed('a1'), started('a1'))
+  head.do({ kind: 'actor-create', process: DRIVER, create: create('a1', more) }).runs('a1')
   head.do({ kind: 'group-create', process: DRIVER, create: group })
   for (const node of new Set(head.control.groups.groups.get('g1')?.nodes)) head.do({ kind: 'bundles-prepared', node, group: 'g1', attempt: 1 })
   return head
 }
-const placed = (actor: string): ControlEvent => ({
-  kind: 'actor-placed',
-  node: 'n1',
-  actor,
-  attempt: 1,
-  worker: `w-${actor}`,
-  address: 'there',
-  gpuIndices: [],
-})
-const started = (actor: string): ControlEvent => ({
-  kind: 'actor-started',
-  process: `w-${actor}`,
-  started: { actor, error: new Uint8Array(), errorText: '' },
-})
-const workerOf = (actor: string): ProcessInfo => ({ process: `w-${actor}`, kind: 'worker', pid: 2, address: '', job: JOB, jobId: DRIVER })
-const here = (actor: string, more: Partial<ActorHere> = {}): ActorHere => ({
-  ...{ actor, worker: `w-${actor}`, address: 'there', attempt: 1, alive: true, gpuIndices: [] },
-  ...more,
-})
 const second = (of: Head): Head => new Head(SELF, of.records)
 
 describe('an actor', () => {
@@ -255,7 +174,7 @@ describe('what belongs to a driver', () => {
 
   test('ends with the grace when the driver is not back; what is detached stays', () => {
     const before = first()
-    before.do({ kind: 'actor-create', process: DRIVER, create: create('a2', { detached: true, name: 'y' }) }, placed('a2'), started('a2'))
+    before.do({ kind: 'actor-create', process: DRIVER, create: create('a2', { detached: true, name: 'y' }) }).runs('a2')
     const head = second(before)
       .register('n1', { actors: [here('a1'), here('a2')], processes: [workerOf('a1'), workerOf('a2')] })
       .register('n2')
