@@ -40,8 +40,8 @@ interface Pass {
   readonly undo: (() => void)[]
   /** starting workers that this pass counts on, by start key */
   readonly claimed: Map<string, number>
-  /** amounts that reclaimed leases will bring back, by pool */
-  readonly incoming: Map<Pool, Resources>
+  /** Amounts that reclaimed leases will bring back, by pool; counted when somebody waits for them. */
+  incoming: Map<Pool, Resources> | undefined
 }
 
 export function schedule(node: NodeTables): void {
@@ -50,7 +50,7 @@ export function schedule(node: NodeTables): void {
     for (const entry of node.queue) entry.reason = node.draining === '' ? 'this node has not joined the cluster yet' : `this node drains: ${node.draining}`
     return
   }
-  const pass: Pass = { undo: [], claimed: new Map(), incoming: incoming(node) }
+  const pass: Pass = { undo: [], claimed: new Map(), incoming: undefined }
   // Units of an entry that are granted when a worker in start arrives.
   const units = new Map<Entry, number>()
   const settled = new Set<Entry>()
@@ -328,10 +328,17 @@ function waitForPool(node: NodeTables, entry: Entry, pool: Pool, wanted: Resourc
     entry.reason = `needs ${formatResources(wanted)} on free devices that do not exist together now`
     return
   }
-  entry.reason = `needs ${formatResources(wanted)}; free now: ${formatResources(pool.available())} of ${formatResources(pool.total)}`
+  // The words are for people, who do not look more often than that.
+  if (entry.toldMs !== node.nowMs || !entry.reason.startsWith('needs')) {
+    entry.reason = `needs ${formatResources(wanted)}; free now: ${formatResources(pool.available())} of ${formatResources(pool.total)}`
+    entry.toldMs = node.nowMs
+  }
+  pass.incoming ??= incoming(node)
   const coming = pass.incoming.get(pool)
-  if (coming === undefined || !covers(coming, missing)) askBack(node, entry, pool, subtract(missing, coming))
-  else pass.incoming.set(pool, subtract(coming, missing))
+  if (coming === undefined || !covers(coming, missing)) {
+    // Once in vain is enough until the next tick: what others hold changes with every lease that ends.
+    if (entry.askedMs !== node.nowMs && !askBack(node, entry, pool, subtract(missing, coming))) entry.askedMs = node.nowMs
+  } else pass.incoming.set(pool, subtract(coming, missing))
   if (node.nowMs - entry.sinceMs >= node.config.reserveAfterMs && leasesAreEnough(node, pool, wanted)) pass.undo.push(pool.reserve(wanted))
 }
 
@@ -381,9 +388,10 @@ const helps = (lease: Lease, need: Resources): boolean => {
   )
 }
 
-function askBack(node: NodeTables, entry: Entry, pool: Pool, missing: Resources): void {
+/** @returns false when nobody was asked */
+function askBack(node: NodeTables, entry: Entry, pool: Pool, missing: Resources): boolean {
   let need = missing
-  reclaim(node, entry, (lease) => {
+  return reclaim(node, entry, (lease) => {
     if (lease.allocation.pool !== pool || !helps(lease, need)) return false
     const { resources } = lease.allocation
     need = subtract(need, { ...resources, cpus: lease.blocked ? 0 : resources.cpus })
@@ -392,7 +400,7 @@ function askBack(node: NodeTables, entry: Entry, pool: Pool, missing: Resources)
 }
 
 /** Ask holders for leases that `useful` accepts, at most `countMax`. Those who have nothing more to push on a lease are asked first. */
-function reclaim(node: NodeTables, entry: Entry, useful: (lease: Lease) => boolean, countMax: number = Number.POSITIVE_INFINITY): void {
+function reclaim(node: NodeTables, entry: Entry, useful: (lease: Lease) => boolean, countMax: number = Number.POSITIVE_INFINITY): boolean {
   const held = new Map<string, number>()
   const holder = (process: string, key: number): string => `${process} ${key}`
   for (const lease of node.leases.values()) {
@@ -414,12 +422,13 @@ function reclaim(node: NodeTables, entry: Entry, useful: (lease: Lease) => boole
   candidates.sort((a, b) => rank(a) - rank(b) || (held.get(b.process) ?? 0) - (held.get(a.process) ?? 0) || b.id - a.id)
   let count = 0
   for (const lease of candidates) {
-    if (count >= countMax) return
+    if (count >= countMax) break
     if (!useful(lease)) continue
     count++
     lease.reclaiming = true
     send(node, lease.process, { $case: 'leaseReclaim', value: { lease: lease.id } })
   }
+  return count > 0
 }
 
 // ---------------------------------------------------------------- never

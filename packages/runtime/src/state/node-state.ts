@@ -11,6 +11,7 @@ import { carve, infeasible, schedule, spawnWorker } from './node-scheduling.ts'
 import {
   type ActorWaiting,
   askWorker,
+  FRESH,
   type Demand,
   type Entry,
   type Group,
@@ -282,7 +283,7 @@ export class NodeState {
       return
     }
     const { key, label, backlog } = event
-    const entry: Demand = { kind: 'demand', process, key, job, shape, wanted, backlog, label, sinceMs: tables.nowMs, reason: '', refused: false }
+    const entry: Demand = { kind: 'demand', process, key, job, shape, wanted, backlog, label, sinceMs: tables.nowMs, ...FRESH, refused: false }
     tables.queue.push(entry)
     this.#refuseInfeasible(entry)
   }
@@ -347,8 +348,18 @@ export class NodeState {
       tables.out.push({ kind: 'actor-unplaceable', node: tables.config.node, actor, attempt, failure: { code: 'INVALID_ARGUMENT', detailsJson } })
       return
     }
-    const placement: Placement = { actor, attempt, label, retriable: shape.retriable, sinceMs: 0, worker: undefined, allocation: undefined, blocked: false, started: false }
-    const entry: ActorWaiting = { kind: 'actor', placement, job, shape, label, sinceMs: tables.nowMs, reason: '' }
+    const placement: Placement = {
+      actor,
+      attempt,
+      label,
+      retriable: shape.retriable,
+      sinceMs: 0,
+      worker: undefined,
+      allocation: undefined,
+      blocked: false,
+      started: false,
+    }
+    const entry: ActorWaiting = { kind: 'actor', placement, job, shape, label, sinceMs: tables.nowMs, ...FRESH }
     tables.placements.set(placementKey(actor, attempt), placement)
     tables.queue.push(entry)
     this.#refuseInfeasible(entry)
@@ -395,7 +406,7 @@ export class NodeState {
       tables.out.push({ kind: 'bundles-refused', node: tables.config.node, group, attempt, reason: 'the bundles are more than the node has' })
       return
     }
-    tables.queue.push({ kind: 'bundles', group, attempt, bundles, label: `placement group ${group}`, sinceMs: tables.nowMs, reason: '' })
+    tables.queue.push({ kind: 'bundles', group, attempt, bundles, label: `placement group ${group}`, sinceMs: tables.nowMs, ...FRESH })
   }
 
   #returnBundles(id: string, only: readonly number[], reason: string): void {

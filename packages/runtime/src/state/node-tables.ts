@@ -156,9 +156,15 @@ export interface ParsedShape {
 interface Waiting {
   readonly label: string
   sinceMs: number
-  /** In words, for status and explain. */
+  /** In words, for status and explain, as it was at `toldMs`. */
   reason: string
+  toldMs: number
+  /** When it last asked others for leases in vain. */
+  askedMs: number
 }
+
+/** Of an entry that has not waited yet. */
+export const FRESH = { reason: '', toldMs: -1, askedMs: -1 } as const
 
 export interface Demand extends Waiting {
   readonly kind: 'demand'
