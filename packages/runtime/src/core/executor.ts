@@ -371,7 +371,10 @@ export class Executor {
     }
     this.#runtime.references.whenBorrowed(peer.process, send)
     this.#record(call, error, cancelled)
-    if (executable.template.maxCalls > 0 && executable.calls >= executable.template.maxCalls && push.lease !== 0) this.#retire()
+    const isSpent = executable.template.maxCalls > 0 && executable.calls >= executable.template.maxCalls
+    // What it misses may be there for the next worker.
+    const isUnusable = BeamlineError.is(error, 'ENVIRONMENT_INVALID') && this.#lanes.get(push.lease)?.queue.size === 0
+    if (push.lease !== 0 && (isSpent || isUnusable)) this.#retire()
   }
 
   #retire(): void {

@@ -75,6 +75,13 @@ describe('what is missing fails the tasks that need it, before they run', () => 
     expect(error).toMatchObject({ code: 'ENVIRONMENT_INVALID', details: { path: join(dir, 'gone'), reason: 'it does not exist' } })
   })
 
+  test('once it is there, tasks run', async () => {
+    const task = remote(() => process.cwd(), { env: { workingDir: join(dir, 'late') } })
+    expect((await refused(get(task.remote()))).code).toBe('ENVIRONMENT_INVALID')
+    mkdirSync(join(dir, 'late'))
+    expect(await get(task.remote())).toBe(join(dir, 'late'))
+  })
+
   test('a file in its place', async () => {
     const error = await run({ workingDir: join(dir, 'job.mjs') })
     expect(error).toMatchObject({ code: 'ENVIRONMENT_INVALID', details: { path: join(dir, 'job.mjs'), reason: 'it is not a folder' } })
