@@ -6,15 +6,12 @@
  * another has room, not before they waited `MOVE_AFTER_MS`. What no node could ever hold stays here until a node comes that can. Grants that cross
  * a withdrawal are told apart by counts (`seen`). Pure; the units of one demand at all nodes are never more than it wants.
  */
-import type { GroupInfo } from '../net/gen/mesh.ts'
 import type { Resources, Shape } from '../net/gen/node.ts'
-import { Candidates } from './candidates.ts'
 import { type ClusterView, type KnownNode, type LostNode } from './cluster-view.ts'
 import type { NodeEvent, Send, ToNode } from './events.ts'
-import { UNKNOWN_GROUP_MS } from './node-tables.ts'
-import { ANYWHERE, covers, feasible, unitsThatFit, type Wish } from './policy.ts'
-import { formatResources, parseResources } from './resources.ts'
-import { wishText } from './wish-text.ts'
+import { LeasePlaces, type Where } from './lease-places.ts'
+import { ANYWHERE, type Wish } from './policy.ts'
+import { parseResources } from './resources.ts'
 
 /** How long a unit waits at a node without room before it may move, and at one that has room but does not grant it. */
 const MOVE_AFTER_MS = 300
@@ -23,8 +20,6 @@ const MOVE_ANYWAY_MS = 5_000
 const TURN_MS = 500
 /** Most nodes that the waiting units of one demand are spread over at one time. */
 const WAITING_NODES_MAX = 32
-/** The view may be behind: how long a node that it does not name may be one that joins. */
-const UNKNOWN_NODE_MS = 2_000
 
 export type LeaseDemandEvent = Extract<NodeEvent, { kind: 'lease-demand' }>
 export type RouterInstruction = Send | ToNode | LeaseDemandEvent
@@ -61,25 +56,11 @@ export interface RoutedDemand {
   reason: string
 }
 
-type Where =
-  | { readonly kind: 'nodes'; readonly candidates: Candidates }
-  | { readonly kind: 'bundles'; readonly nodes: readonly KnownNode[]; readonly capacity: readonly number[] }
-  | { readonly kind: 'wait'; readonly reason: string }
-  | { readonly kind: 'never'; readonly wanted: string; readonly has: string; readonly waits: boolean }
-
-interface Listed {
-  members: number
-  offers: number
-  candidates: Candidates
-}
-
 export class LeaseRouter {
   readonly demands: Map<string, Map<number, RoutedDemand>> = new Map()
   readonly #self: string
-  readonly #growable: boolean
   readonly #view: ClusterView
-  /** Candidates by what decides about them. */
-  readonly #lists: Map<string, Listed> = new Map()
+  readonly #places: LeasePlaces
   /** Demands with units at no node. */
   readonly #unplaced: Set<RoutedDemand> = new Set()
   /** Demands with units that wait at nodes. */
@@ -94,7 +75,7 @@ export class LeaseRouter {
   constructor(self: string, view: ClusterView, growable: boolean) {
     this.#self = self
     this.#view = view
-    this.#growable = growable
+    this.#places = new LeasePlaces(self, view, growable)
   }
 
   demand(event: LeaseDemandEvent): RouterInstruction[] {
@@ -168,7 +149,6 @@ export class LeaseRouter {
   viewed(lost: readonly LostNode[]): RouterInstruction[] {
     if (this.#view.members !== this.#members) {
       this.#members = this.#view.members
-      this.#lists.clear()
       for (const { node } of lost) {
         for (const keys of this.demands.values()) {
           for (const demand of keys.values()) {
@@ -225,7 +205,7 @@ export class LeaseRouter {
   }
 
   #place(demand: RoutedDemand): void {
-    const where = this.#where(demand)
+    const where = this.#places.of(demand, this.#nowMs)
     demand.reason = ''
     switch (where.kind) {
       case 'wait':
@@ -335,7 +315,7 @@ export class LeaseRouter {
     for (const share of demand.shares.values()) {
       const waited = this.#nowMs - share.sinceMs
       if (share.units === 0 || waited < MOVE_AFTER_MS || (share.node.queued === 0 && waited < MOVE_ANYWAY_MS)) continue
-      const where = this.#where(demand)
+      const where = this.#places.of(demand, this.#nowMs)
       if (where.kind !== 'nodes') return true
       while (share.units > 0) {
         const node = where.candidates.take()
@@ -351,7 +331,7 @@ export class LeaseRouter {
   }
 
   #takeTurns(demand: RoutedDemand): void {
-    const where = this.#where(demand)
+    const where = this.#places.of(demand, this.#nowMs)
     if (where.kind !== 'bundles' || where.nodes.length < 2) return
     for (const share of demand.shares.values()) {
       if (share.units === 0 || this.#nowMs - share.sinceMs < TURN_MS) continue
@@ -365,66 +345,10 @@ export class LeaseRouter {
 
   /** Units leave nodes that drain or are not for them any more. */
   #leaveUnable(demand: RoutedDemand): void {
-    const where = this.#where(demand)
+    const where = this.#places.of(demand, this.#nowMs)
     const able: ReadonlySet<KnownNode> = new Set(where.kind === 'nodes' ? where.candidates.feasible : where.kind === 'bundles' ? where.nodes : [])
     for (const share of demand.shares.values()) if (share.units > 0 && !able.has(share.node)) this.#remove(demand, share, share.units)
     this.#settle(demand)
-  }
-
-  // ---------------------------------------------------------------- where
-
-  #where(demand: RoutedDemand): Where {
-    const { shape, resources, wish } = demand
-    if (shape !== undefined && shape.placementGroup !== '') return this.#whereInGroup(demand, shape)
-    let listed = this.#lists.get(demand.routeKey)
-    if (listed === undefined || listed.members !== this.#view.members) {
-      listed = { members: this.#view.members, offers: this.#view.offers, candidates: this.#candidates(demand) }
-      this.#lists.set(demand.routeKey, listed)
-    } else if (listed.offers !== this.#view.offers) {
-      listed.offers = this.#view.offers
-      listed.candidates.refill()
-    }
-    if (listed.candidates.feasible.length > 0) return { kind: 'nodes', candidates: listed.candidates }
-    const gone = wish.node !== '' && !wish.soft && !this.#view.nodes.has(wish.node)
-    if (gone && this.#nowMs - demand.sinceMs < UNKNOWN_NODE_MS) return { kind: 'wait', reason: `node ${wish.node} is not known (yet)` }
-    const has = [...this.#view.nodes.values()].filter(({ state }) => state === 'ALIVE').slice(0, 10)
-    const names = has.map(({ node, total }) => `${formatResources(total)} on node ${node}`).join('; ')
-    const wanted = `${formatResources(resources)}${wishText(wish)}`
-    const fixed = wish.node !== '' && !wish.soft
-    return { kind: 'never', wanted, has: gone ? `no node ${wish.node} (it is gone)` : names || 'no node', waits: this.#growable && !fixed }
-  }
-
-  #candidates(demand: RoutedDemand): Candidates {
-    const { resources, wish } = demand
-    const all = [...this.#view.nodes.values()].filter((node) => feasible(node, resources, wish))
-    const own = all.filter((node) => node.node === wish.node)
-    const allowed = wish.node === '' || (wish.soft && own.length === 0) ? all : own
-    // Nodes that decide at the same moment begin at different places.
-    const at = this.#self === '' ? 0 : startOf(this.#self) % Math.max(1, allowed.length)
-    return new Candidates([...allowed.slice(at), ...allowed.slice(0, at)], resources, wish, this.#self)
-  }
-
-  #whereInGroup(demand: RoutedDemand, shape: Shape): Where {
-    const wanted = `${formatResources(demand.resources)} in placement group ${shape.placementGroup}${shape.bundle < 0 ? '' : `, bundle ${shape.bundle}`}`
-    const group = this.#view.groups.get(shape.placementGroup)
-    if (group === undefined) {
-      if (this.#nowMs - demand.sinceMs < UNKNOWN_GROUP_MS) return { kind: 'wait', reason: `placement group ${shape.placementGroup} is not created yet` }
-      return { kind: 'never', wanted, has: 'no such placement group (it was removed, or is of another cluster run)', waits: false }
-    }
-    if (group.state === 'PENDING') return { kind: 'wait', reason: `placement group ${group.group} is not created yet` }
-    const fitting = bundlesFor(group, shape, demand.resources)
-    if (fitting.length === 0) {
-      const all = group.bundles.map((bundle, index) => `bundle ${index}: ${formatResources(bundle)}`)
-      return { kind: 'never', wanted, has: `a group of ${all.join('; ')}`, waits: false }
-    }
-    const capacity = new Map<KnownNode, number>()
-    for (const index of fitting) {
-      const node = this.#view.nodes.get(group.nodes[index] ?? '')
-      if (node?.state !== 'ALIVE') continue
-      capacity.set(node, (capacity.get(node) ?? 0) + unitsThatFit(group.bundles[index] as Resources, demand.resources, 1_000))
-    }
-    if (capacity.size === 0) return { kind: 'wait', reason: `placement group ${group.group} lost a node; its bundles are placed again` }
-    return { kind: 'bundles', nodes: [...capacity.keys()], capacity: [...capacity.values()] }
   }
 
   #never(demand: RoutedDemand, never: Extract<Where, { kind: 'never' }>): void {
@@ -440,19 +364,4 @@ export class LeaseRouter {
     const detailsJson = JSON.stringify({ code: 'INFEASIBLE', what, wanted, has })
     this.#out.push({ kind: 'send', process: demand.process, message: { $case: 'infeasible', value: { key: demand.key, text, detailsJson, waits } } })
   }
-}
-
-function bundlesFor(group: GroupInfo, shape: Shape, wanted: Resources): number[] {
-  const indices = shape.bundle < 0 ? [...group.bundles.keys()] : [shape.bundle]
-  return indices.filter((index) => {
-    const bundle = group.bundles[index]
-    return bundle !== undefined && covers(bundle, wanted)
-  })
-}
-
-/** Where a node begins in the list of all. */
-function startOf(node: string): number {
-  let hash = 0
-  for (let i = 0; i < node.length; i++) hash = (Math.imul(hash, 31) + node.charCodeAt(i)) >>> 0
-  return hash
 }

@@ -7,7 +7,7 @@
  */
 import type { Failure } from '../net/gen/node.ts'
 import type { Job, NodeEvent, NodeInstruction, WorkerExit } from './events.ts'
-import { carve, infeasible, schedule, spawnWorker } from './node-scheduling.ts'
+import { carve, schedule, spawnWorker } from './node-scheduling.ts'
 import {
   type ActorWaiting,
   askWorker,
@@ -31,6 +31,7 @@ import {
   stopWorker,
   type Worker,
 } from './node-tables.ts'
+import { infeasible } from './node-waiting.ts'
 import { Pool, UNIT } from './resources.ts'
 
 /** Ended jobs that are remembered. */
