@@ -4,7 +4,8 @@
  */
 import { defineConfig } from 'vitest/config'
 
-const conditions = ['@beamline/source', 'module', 'node', 'development|production']
+// As Node resolves: files for bundlers ("module") do not run in it.
+const conditions = ['@beamline/source', 'node', 'development|production']
 // Functions that tests hand to other processes travel as they are written.
 const everyProject = {
   oxc: { target: 'esnext' as const },

@@ -23,6 +23,9 @@ interface Connected {
   readonly sdk: typeof import('@aws-sdk/client-s3')
 }
 
+/** Failures reach the caller. */
+const quiet = (): void => {}
+
 const ATTEMPTS = 3
 const RETRY_MS = 200
 
@@ -54,6 +57,7 @@ export class S3Target implements SpillTarget {
       requestChecksumCalculation: 'WHEN_REQUIRED',
       responseChecksumValidation: 'WHEN_REQUIRED',
       maxAttempts: 1, // a stream cannot be sent twice: whole requests are repeated here
+      logger: { debug: quiet, info: quiet, warn: quiet, error: quiet },
     })
     return { s3, sdk }
   }
@@ -63,9 +67,17 @@ export class S3Target implements SpillTarget {
     const bytes = parts.reduce((sum, part) => sum + part.bytes, 0)
     const { Readable } = await import('node:stream')
     this.#written.add(file) // also what was sent in part is removed
-    await repeated(() => {
+    await repeated(async () => {
       const body = Readable.from(copies(readParts(parts)), { objectMode: false })
-      return s3.send(new sdk.PutObjectCommand({ ...this.#key(file), Body: body, ContentLength: bytes }))
+      const unread = new AbortController()
+      body.once('error', (error) => unread.abort(error)) // the client would wait for the rest
+      try {
+        await s3.send(new sdk.PutObjectCommand({ ...this.#key(file), Body: body, ContentLength: bytes }), { abortSignal: unread.signal })
+      } catch (error) {
+        throw unread.signal.aborted ? unread.signal.reason : error
+      } finally {
+        body.destroy()
+      }
     })
   }
 
