@@ -124,6 +124,8 @@ export interface StoreUsage {
   readonly capacityBytes: number
   /** Sum of the segment files, also the empty ones kept for reuse. */
   readonly fileBytes: number
+  /** Of those, the empty ones. */
+  readonly spareBytes: number
   /** Sum of the objects in memory. */
   readonly liveBytes: number
   readonly segments: number

@@ -145,6 +145,7 @@ export class SegmentDirectory {
     return {
       capacityBytes,
       fileBytes: segments.fileBytes,
+      spareBytes: segments.spareBytes,
       liveBytes: sums.live,
       segments: segments.size,
       objects: sums.objects,
