@@ -2,6 +2,8 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from 'vitest'
 import { networkUnavailable, startTestCluster, type TestCluster, type TestNode, until } from '../../src/testing/index.ts'
 
+vi.setConfig({ testTimeout: 120_000 })
+
 const MiB = 1_048_576
 const unavailable = await networkUnavailable()
 
@@ -13,8 +15,6 @@ interface Transfers {
 describe.skipIf(unavailable !== undefined)('hosts with networks of their own', () => {
   let cluster: TestCluster
   let head: TestNode
-
-  vi.setConfig({ testTimeout: 120_000 })
 
   beforeEach(async () => {
     const reader = (index: number): object => ({ cpus: 1, resources: { [`host${index}`]: 1 } })
@@ -102,4 +102,17 @@ describe.skipIf(unavailable !== undefined)('hosts with networks of their own', (
     driver.write('go\n')
     await driver.finished()
   })
+})
+
+test('with certificates a large object crosses encrypted', async () => {
+  await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 1 }], tls: true, storeBytes: 256 * MiB })
+  const driver = cluster.head.driver(async ({ init, get, put, remote }, { tell }) => {
+    await init({ quiet: true })
+    const sum = remote((bytes: Uint8Array) => bytes.reduce((total, byte) => total + byte, 0))
+    const there = await get(sum.remote(await put(new Uint8Array(40 * 1_048_576).fill(3))))
+    const made = remote(() => new Uint8Array(40 * 1_048_576).fill(5)).remote()
+    tell('sums', { there, back: (await get(made)).reduce((total, byte) => total + byte, 0) })
+  })
+  expect(await driver.event('sums')).toMatchObject({ there: 3 * 40 * MiB, back: 5 * 40 * MiB })
+  await driver.finished()
 })
