@@ -7,50 +7,9 @@
  */
 import type { ActorHere } from '../net/gen/mesh.ts'
 import type { ActorCreate, ActorStarted, ActorStop, Failure, Shape } from '../net/gen/node.ts'
-import type { ControlInstruction, Job, MessageBody, NodeReport } from './events.ts'
+import { type Actor, actorOf, type ActorPort, concerns, lossText, NOTHING } from './actor.ts'
+import type { Job, MessageBody, NodeReport } from './events.ts'
 import type { ActorRecord } from './records.ts'
-
-export type ActorStateName = 'PENDING' | 'STARTING' | 'ALIVE' | 'RESTARTING' | 'DEAD'
-
-export interface Actor {
-  readonly id: string
-  readonly name: string
-  readonly namespace: string
-  readonly create: ActorCreate
-  /** Process whose death ends it, unless detached. */
-  readonly owner: string
-  readonly job: Job
-  /** "" while no node can have it, or none is chosen. */
-  node: string
-  attempt: number
-  readonly sinceMs: number
-  /** Since when it waits at its node. */
-  placedAtMs: number
-  /** Why it waits, in words. */
-  reason: string
-  /** It has had a worker since it was placed last. */
-  ran: boolean
-  /** From before a restart of the head: its node has not come back yet, and nobody knows how it is. */
-  unheard: boolean
-  state: ActorStateName
-  /** "" unless STARTING or ALIVE, or while a stopped worker ends */
-  worker: string
-  address: string
-  /** How often it was begun again. */
-  incarnation: number
-  /** How often for a reason that counts: a node that drains is none. */
-  restarts: number
-  /** Deaths since it was last ALIVE: the delay before the next try grows with it. */
-  failedStarts: number
-  /** RESTARTING and not placed yet: when to place it. */
-  restartAtMs: number | undefined
-  stopping: { readonly reason: string; readonly noRestart: boolean; readonly killAtMs: number; readonly moves: boolean } | undefined
-  cause: Failure | undefined
-  error: Uint8Array
-  readonly watchers: Set<string>
-  /** Ids under which `getIfExists` gave it to others, with who watches it by that id. */
-  readonly aliases: Map<string, Set<string>>
-}
 
 /** Watched before it was created. */
 interface Unknown {
@@ -58,27 +17,6 @@ interface Unknown {
   readonly sinceMs: number
   /** Process that said that it will create it. */
   creator: string
-}
-
-/** Where an actor goes. */
-export type ActorPlace =
-  | { readonly kind: 'node'; readonly node: string; readonly now: boolean }
-  | { readonly kind: 'wait'; readonly reason: string }
-  | { readonly kind: 'never'; readonly failure: Failure }
-
-export interface ActorPort {
-  readonly out: (instruction: ControlInstruction) => void
-  readonly choose: (actor: Actor) => ActorPlace
-  /** It is sent to a node, or leaves it when `units` is negative. */
-  readonly book: (node: string, shape: Shape | undefined, units: number) => void
-  /** Where a process is; "" for the node of this head and for those that are gone. */
-  readonly nodeOf: (process: string) => string
-  /** Of this head. */
-  readonly self: string
-  /** The record is to be made durable, or forgotten when it is not there any more. */
-  readonly changed: (actor: string) => void
-  readonly born: (job: string) => void
-  readonly died: (job: string) => void
 }
 
 /** An actor that waits at a node without room moves to one with room after so long. */
@@ -89,7 +27,6 @@ const DEAD_MAX = 10_000
 const UNKNOWN_MS = 1_000
 const RESTART_DELAY_MS = 100
 const RESTART_DELAY_MAX_MS = 10_000
-const NOTHING = new Uint8Array()
 
 const nameKey = (namespace: string, name: string): string => JSON.stringify([namespace, name])
 
@@ -392,18 +329,11 @@ export class ActorTable {
   }
 
   restored(record: ActorRecord): void {
-    const { id, namespace, create, owner, job, node, attempt, incarnation, restarts, ran, dead, cause, error } = record
-    const state = dead ? 'DEAD' : incarnation === 0 ? 'PENDING' : 'RESTARTING'
-    const actor: Actor = {
-      ...{ id, name: create.name, namespace, create, owner, job, node, attempt, incarnation, restarts, ran, state, cause, error },
-      unheard: !dead && node !== '',
-      ...{ sinceMs: this.#nowMs, placedAtMs: this.#nowMs, reason: '', worker: '', address: '', failedStarts: 0, restartAtMs: undefined, stopping: undefined },
-      watchers: new Set(),
-      aliases: new Map(record.aliases.map((alias) => [alias, new Set()])),
-    }
+    const actor = actorOf(record, this.#nowMs)
+    const { id, namespace, job } = actor
     this.actors.set(id, actor)
     for (const alias of record.aliases) this.#aliases.set(alias, actor)
-    if (dead) {
+    if (record.dead) {
       this.#dead.push(id)
       return
     }
@@ -448,14 +378,6 @@ export class ActorTable {
   #lostUnheard(actor: Actor): Failure {
     const details = { task: '', worker: actor.worker, pid: 0, how: 'ended while no head was there', stderr: '' }
     return { code: 'WORKER_CRASHED', detailsJson: JSON.stringify(details) }
-  }
-
-  recordOf(actor: Actor): ActorRecord {
-    const { id, namespace, create, owner, job, node, attempt, incarnation, restarts, ran, cause, error } = actor
-    const dead = actor.state === 'DEAD'
-    // Nobody starts a dead actor again.
-    const kept = dead ? { ...create, creation: NOTHING, handle: NOTHING } : create
-    return { id, namespace, create: kept, owner, job, node, attempt, incarnation, restarts, ran, dead, cause, error, aliases: [...actor.aliases.keys()] }
   }
 
   #place(actor: Actor): void {
@@ -539,14 +461,4 @@ export class ActorTable {
     const { worker: process, node } = actor
     this.#port.out(node === this.#port.self ? { kind: 'send', process, message } : { kind: 'send', process, node, message })
   }
-}
-
-/** Is the report about where the actor is now? */
-const concerns = (actor: Actor, report: { readonly node: string; readonly attempt: number }): boolean =>
-  actor.node === report.node && actor.attempt === report.attempt
-
-function lossText(failure: Failure): string {
-  const { how = '', stderr = '', node, reason } = JSON.parse(failure.detailsJson) as { how?: string; stderr?: string; node?: string; reason?: string }
-  if (node !== undefined) return `its node ${node} is gone: ${reason}`
-  return `its worker ${how}${stderr === '' ? '' : `; its last lines on stderr:\n${stderr}`}`
 }

@@ -7,17 +7,16 @@
  */
 import type { Register } from '../net/gen/mesh.ts'
 import type { Failure, Resources } from '../net/gen/node.ts'
-import { type Actor, type ActorPlace, ActorTable } from './actor-table.ts'
+import { recordOf } from './actor.ts'
+import { ActorPlaces } from './actor-places.ts'
+import { ActorTable } from './actor-table.ts'
 import { nodeLost } from './cluster-view.ts'
 import type { ControlEvent, ControlInstruction, Job, View } from './events.ts'
 import { GroupTable, type PlacementGroup } from './group-table.ts'
 import { type JobRecord, JobTable } from './job-table.ts'
 import { type Member, Membership } from './membership.ts'
-import { UNKNOWN_GROUP_MS } from './node-tables.ts'
-import { ANYWHERE, chooseNode, covers, feasible } from './policy.ts'
 import { decodeActor, decodeRecord, encodeActor, encodeRecord, type GroupRecord, type NodeRecord } from './records.ts'
-import { formatResources, parseResources, UNIT } from './resources.ts'
-import { wishText } from './wish-text.ts'
+import { parseResources } from './resources.ts'
 
 export interface ControlConfig {
   /** Node of this head. */
@@ -54,7 +53,6 @@ export class ControlState {
   /** Records to write, as they are at the end of the event. */
   readonly #dirty: Map<string, () => string | undefined> = new Map()
   readonly #news = { nodes: new Set<string>(), groups: new Set<string>(), jobs: new Set<string>(), urgent: false }
-  #turn = 0
   #nowMs = 0
   #toldMs = 0
   #graceEndsMs: number | undefined
@@ -71,10 +69,19 @@ export class ControlState {
         this.#news.urgent = true
       },
     )
+    const places = new ActorPlaces({
+      self: config.self,
+      growable: config.growable,
+      nodes: this.nodes,
+      groups: () => this.groups,
+      nowMs: () => this.#nowMs,
+      restoring: () => this.restoring,
+      nodeOf: (process) => this.#attached.get(process)?.node,
+    })
     this.actors = new ActorTable({
       out,
       self: config.self,
-      choose: (actor) => this.#place(actor),
+      choose: (actor) => places.place(actor),
       book: (node, shape, units) => this.#bookActor(node, parseResources(shape?.resources) ?? NONE, shape?.placementGroup ?? '', units),
       nodeOf: (process) => this.#nodeOf(process),
       changed: (id) => this.#record(`actor/${id}`, () => this.#actorText(id)),
@@ -283,60 +290,7 @@ export class ControlState {
     this.actors.tick(nowMs)
   }
 
-  // ---------------------------------------------------------------- where actors go
-
-  #place(actor: Actor): ActorPlace {
-    const { create } = actor
-    const members = [...this.nodes.members.values()]
-    // A node alone decides itself, and says what it lacks.
-    if (!this.config.growable) return { kind: 'node', node: this.config.self, now: true }
-    const resources = parseResources(create.shape?.resources) ?? NONE
-    const wish = create.shape ?? ANYWHERE
-    const what = `actor ${create.name === '' ? create.className : `${create.className} "${create.name}"`}`
-    const never = (wanted: string, has: string): ActorPlace => ({
-      kind: 'never',
-      failure: { code: 'INFEASIBLE', detailsJson: JSON.stringify({ what, wanted, has }) },
-    })
-    if (create.shape !== undefined && create.shape.placementGroup !== '') return this.#placeInGroup(actor, resources, never)
-    const nothing = resources.cpus === 0 && resources.gpus === 0 && resources.memoryBytes === 0 && Object.keys(resources.custom).length === 0
-    const near = this.#attached.get(actor.owner)?.node ?? this.config.self
-    if (nothing && wish.node === '' && wish.prefers === '') {
-      const node = emptiest(
-        members.filter((member) => feasible(member, resources, wish)),
-        near,
-      )
-      if (node !== undefined) return { kind: 'node', node, now: true }
-    }
-    const chosen = chooseNode(members, resources, wish, near, this.#turn++)
-    if (chosen !== undefined) return { kind: 'node', ...chosen }
-    const wanted = `${formatResources(resources)}${wishText(wish)}`
-    const fixed = wish.node !== '' && !wish.soft
-    if (fixed && !this.restoring && this.nodes.members.get(wish.node)?.state !== 'AWAY') return never(wanted, `no such node that takes work`)
-    return { kind: 'wait', reason: `needs ${wanted}, which no node has now` }
-  }
-
-  #placeInGroup(actor: Actor, resources: Resources, never: (wanted: string, has: string) => ActorPlace): ActorPlace {
-    const { placementGroup: id, bundle } = actor.create.shape as { placementGroup: string; bundle: number }
-    const group = this.groups.groups.get(id)
-    const wanted = `${formatResources(resources)} in placement group ${id}${bundle < 0 ? '' : `, bundle ${bundle}`}`
-    if (group === undefined || group.state === 'REMOVED') {
-      if (group === undefined && this.#nowMs - actor.sinceMs < UNKNOWN_GROUP_MS) return { kind: 'wait', reason: `placement group ${id} is not created yet` }
-      return never(wanted, 'no such placement group (it was removed, or is of another cluster run)')
-    }
-    const fitting = group.bundles
-      .map((_, index) => index)
-      .filter((index) => (bundle < 0 || index === bundle) && covers(group.bundles[index] as Resources, resources))
-    if (fitting.length === 0) {
-      const all = group.bundles.map((each, index) => `bundle ${index}: ${formatResources(each)}`)
-      return never(wanted, `a group of ${all.join('; ')}`)
-    }
-    const nodes = new Set(fitting.filter((index) => group.committed.has(index)).map((index) => group.nodes[index] as string))
-    const alive = [...nodes].map((node) => this.nodes.members.get(node)).filter((member) => member?.state === 'ALIVE') as Member[]
-    const node = emptiest(alive, '')
-    if (node === undefined) return { kind: 'wait', reason: `placement group ${id} is ${group.state}` }
-    // Only the node knows how full its bundles are: one that waits long takes its turn elsewhere.
-    return { kind: 'node', node, now: actor.node === node || alive.length > 1 }
-  }
+  // ---------------------------------------------------------------- placement
 
   #bookActor(node: string, wanted: Resources, group: string, units: number): void {
     const member = this.nodes.members.get(node)
@@ -406,7 +360,7 @@ export class ControlState {
 
   #actorText(id: string): string | undefined {
     const actor = this.actors.actors.get(id)
-    return actor === undefined ? undefined : encodeActor(this.actors.recordOf(actor))
+    return actor === undefined ? undefined : encodeActor(recordOf(actor))
   }
 
   #jobText(id: string): string | undefined {
@@ -459,14 +413,4 @@ export class ControlState {
       this.jobs.driverGone(owner, 'its driver did not come back after the head was started again', nowMs)
     }
   }
-}
-
-/** The node with fewest actors per CPU; `near` among equals. */
-function emptiest(members: readonly Member[], near: string): string | undefined {
-  let best: Member | undefined
-  const load = ({ actors, total }: Member): number => actors / Math.max(1, total.cpus / UNIT)
-  for (const member of members) {
-    if (best === undefined || load(member) < load(best) || (load(member) === load(best) && member.node === near)) best = member
-  }
-  return best?.node
 }

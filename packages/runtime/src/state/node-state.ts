@@ -5,16 +5,16 @@
  * demands leases per shape (level-triggered) and pushes tasks to the workers itself; this class never sees a task.
  * Not here: what an actor or a group is to the cluster (control-state.ts), and who gets what (node-scheduling.ts).
  */
-import type { Failure } from '../net/gen/node.ts'
 import type { Job, NodeEvent, NodeInstruction, WorkerExit } from './events.ts'
-import { carve, schedule, spawnWorker } from './node-scheduling.ts'
+import { poolReleased, prepareBundles, returnBundles } from './node-bundles.ts'
+import { schedule, spawnWorker } from './node-scheduling.ts'
 import {
   type ActorWaiting,
   askWorker,
+  emptyRoot,
   FRESH,
   type Demand,
   type Entry,
-  type Group,
   isTaskWorker,
   jobAlive,
   type Lease,
@@ -31,8 +31,8 @@ import {
   stopWorker,
   type Worker,
 } from './node-tables.ts'
-import { infeasible } from './node-waiting.ts'
-import { Pool, UNIT } from './resources.ts'
+import { infeasible, refuse } from './node-waiting.ts'
+import { exitText, workerFailure } from './worker-failure.ts'
 
 /** Ended jobs that are remembered. */
 const JOBS_ENDED_MAX = 1_000
@@ -118,13 +118,13 @@ export class NodeState {
       case 'actor-release':
         return this.#releaseActor(event)
       case 'bundles-prepare':
-        return this.#prepare(event)
+        return prepareBundles(this.tables, event)
       case 'bundles-commit':
         for (const bundle of this.tables.groups.get(event.group)?.bundles.values() ?? [])
           if (bundle.state === 'prepared' && bundle.attempt === event.attempt) bundle.state = 'committed'
         return
       case 'bundles-return':
-        return this.#returnBundles(event.group, event.bundles, event.reason)
+        return returnBundles(this.tables, event.group, event.bundles, event.reason)
       case 'actor-started': {
         const placement = this.tables.workers.get(event.process)?.placement
         if (placement?.actor === event.started.actor) placement.started = event.started.error.length === 0 && event.started.errorText === ''
@@ -247,7 +247,7 @@ export class NodeState {
     const what = `a worker${worker.execArgv.length === 0 ? '' : ` with flags ${worker.execArgv.join(' ')}`} (${count} tries)`
     for (const entry of [...tables.queue]) {
       if (entry.kind !== 'bundles' && entry.shape.startKey === worker.startKey)
-        this.#refuse(entry, 'START_FAILED', { what, reason }, `${what} did not start: ${reason}`)
+        refuse(this.tables, entry, 'START_FAILED', { what, reason }, `${what} did not start: ${reason}`)
     }
   }
 
@@ -293,22 +293,7 @@ export class NodeState {
     const never = infeasible(this.tables, entry)
     if (never === undefined) return
     const what = entry.kind === 'actor' ? `actor ${entry.label}` : `"${entry.label}"`
-    this.#refuse(entry, 'INFEASIBLE', { what, ...never }, `${what} asks for ${never.wanted}, which this cluster can never give: it has ${never.has}`)
-  }
-
-  #refuse(entry: Demand | ActorWaiting, code: string, details: Record<string, string>, text: string): void {
-    const { tables } = this
-    if (entry.kind === 'demand') {
-      if (entry.refused) return
-      entry.refused = true
-      entry.reason = text
-      send(tables, entry.process.id, { $case: 'infeasible', value: { key: entry.key, text, detailsJson: JSON.stringify({ code, ...details }), waits: false } })
-      return
-    }
-    tables.queue.splice(tables.queue.indexOf(entry), 1)
-    const { actor, attempt } = entry.placement
-    tables.placements.delete(placementKey(actor, attempt))
-    tables.out.push({ kind: 'actor-unplaceable', node: tables.config.node, actor, attempt, failure: { code, detailsJson: JSON.stringify(details) } })
+    refuse(this.tables, entry, 'INFEASIBLE', { what, ...never }, `${what} asks for ${never.wanted}, which this cluster can never give: it has ${never.has}`)
   }
 
   #release(lease: Lease, workerIsDead: boolean = false): void {
@@ -317,7 +302,7 @@ export class NodeState {
     lease.worker.leases.delete(lease)
     tables.processes.get(lease.process)?.leases.delete(lease)
     lease.allocation.pool.give(lease.allocation)
-    this.#poolReleased(lease.allocation.pool)
+    poolReleased(this.tables, lease.allocation.pool)
     if (!workerIsDead) settleWorker(tables, lease.worker)
   }
 
@@ -386,78 +371,7 @@ export class NodeState {
     const { allocation } = placement
     if (allocation === undefined) return
     allocation.pool.give(allocation)
-    this.#poolReleased(allocation.pool)
-  }
-
-  // ---------------------------------------------------------------- bundles
-
-  #prepare(event: Extract<NodeEvent, { kind: 'bundles-prepare' }>): void {
-    const { tables } = this
-    const { group, attempt, bundles } = event
-    const here = tables.groups.get(group)?.bundles
-    const mine = [...bundles.keys()].every((index) => here?.get(index)?.attempt === attempt)
-    // Asked twice: the answer may have been lost with the head that asked.
-    if (mine) return void tables.out.push({ kind: 'bundles-prepared', node: tables.config.node, group, attempt })
-    // What an earlier attempt left here goes first.
-    const old = [...(here ?? [])].filter(([index, bundle]) => bundles.has(index) && bundle.attempt < attempt).map(([index]) => index)
-    if (old.length > 0) this.#returnBundles(group, old, 'another attempt')
-    tables.queue = tables.queue.filter((entry) => entry.kind !== 'bundles' || entry.group !== group || entry.attempt >= attempt)
-    if (tables.queue.some((entry) => entry.kind === 'bundles' && entry.group === group)) return
-    if (carve(emptyRoot(tables.config), group, attempt, bundles) === undefined) {
-      tables.out.push({ kind: 'bundles-refused', node: tables.config.node, group, attempt, reason: 'the bundles are more than the node has' })
-      return
-    }
-    tables.queue.push({ kind: 'bundles', group, attempt, bundles, label: `placement group ${group}`, sinceMs: tables.nowMs, ...FRESH })
-  }
-
-  #returnBundles(id: string, only: readonly number[], reason: string): void {
-    const { tables } = this
-    const named = (index: number): boolean => only.length === 0 || only.includes(index)
-    tables.queue = tables.queue.filter((entry) => entry.kind !== 'bundles' || entry.group !== id || ![...entry.bundles.keys()].some(named))
-    const group = tables.groups.get(id)
-    if (group === undefined) return
-    const pools = new Set<Pool>()
-    for (const [index, bundle] of group.bundles) {
-      if (!named(index) || bundle.state === 'returning') continue
-      bundle.state = 'returning'
-      pools.add(bundle.pool)
-    }
-    for (const lease of tables.leases.values()) if (pools.has(lease.allocation.pool)) stopWorker(tables, lease.worker, true, reason)
-    for (const placement of tables.placements.values()) {
-      if (placement.worker !== undefined && placement.allocation !== undefined && pools.has(placement.allocation.pool))
-        stopWorker(tables, placement.worker, true, reason)
-    }
-    this.#finishReturn(group)
-    if (only.length > 0) return
-    for (const entry of [...tables.queue]) {
-      if (entry.kind === 'bundles' || entry.shape.group !== id) continue
-      const details = {
-        what: entry.kind === 'actor' ? `actor ${entry.label}` : `"${entry.label}"`,
-        wanted: `a place in placement group ${id}`,
-        has: `removed that group (${reason})`,
-      }
-      this.#refuse(entry, 'INFEASIBLE', details, `placement group ${id} was removed: ${reason}`)
-    }
-  }
-
-  #poolReleased(pool: Pool): void {
-    if (pool === this.tables.root) return
-    for (const group of this.tables.groups.values()) {
-      if ([...group.bundles.values()].some((bundle) => bundle.pool === pool && bundle.state === 'returning')) return this.#finishReturn(group)
-    }
-  }
-
-  #finishReturn(group: Group): void {
-    const { tables } = this
-    const used = new Set<Pool>()
-    for (const lease of tables.leases.values()) used.add(lease.allocation.pool)
-    for (const placement of tables.placements.values()) if (placement.allocation !== undefined) used.add(placement.allocation.pool)
-    for (const [index, bundle] of group.bundles) {
-      if (bundle.state !== 'returning' || used.has(bundle.pool)) continue
-      group.bundles.delete(index)
-      bundle.carved.pool.give(bundle.carved)
-    }
-    if (group.bundles.size === 0) tables.groups.delete(group.id)
+    poolReleased(this.tables, allocation.pool)
   }
 
   // ---------------------------------------------------------------- the cluster
@@ -530,31 +444,5 @@ export class NodeState {
       tasks++
       starting++
     }
-  }
-}
-
-function emptyRoot(config: NodeConfig): Pool {
-  const gpus = new Map<number, number>()
-  for (let index = 0; index * UNIT < config.total.gpus; index++) gpus.set(index, Math.min(UNIT, config.total.gpus - index * UNIT))
-  return new Pool('node', config.total, gpus)
-}
-
-function exitText(exit: WorkerExit): string {
-  if (exit.signal !== null) return `was ended by signal ${exit.signal}`
-  return exit.code === null ? 'could not be started' : `exited with code ${exit.code}`
-}
-
-/** The cause that holders of a dead worker see. Facts of the task are filled in by its owner. */
-function workerFailure(worker: Worker, exit: WorkerExit): Failure {
-  const { memory } = worker
-  const outOfHeap =
-    worker.stopReason === '' &&
-    (/JavaScript heap out of memory|allocation failed|std::bad_alloc/i.test(exit.stderr) || (exit.code === 134 && exit.stderr === ''))
-  const facts = memory && { memory }
-  const how = worker.stopReason === '' ? exitText(exit) : `was ended by Beamline: ${worker.stopReason}`
-  const stderr = worker.stopReason === '' ? exit.stderr : ''
-  return {
-    code: outOfHeap || memory !== undefined ? 'OUT_OF_MEMORY' : 'WORKER_CRASHED',
-    detailsJson: JSON.stringify({ task: '', worker: worker.id, pid: worker.pid, how, stderr, ...facts }),
   }
 }

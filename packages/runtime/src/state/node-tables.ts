@@ -7,7 +7,7 @@ import type { Resources, Shape } from '../net/gen/node.ts'
 import type { Job, MessageBody, NodeInstruction } from './events.ts'
 import { type Labels, NODE_LABEL } from './labels.ts'
 import { ANYWHERE, type Wish } from './policy.ts'
-import { type Allocation, type Pool, parseResources } from './resources.ts'
+import { type Allocation, Pool, parseResources, UNIT } from './resources.ts'
 
 export interface NodeConfig {
   readonly node: string
@@ -334,4 +334,11 @@ export function stopWorker(node: NodeTables, worker: Worker, force: boolean, rea
   worker.killed = force
   if (worker.stopReason === '') worker.stopReason = reason
   node.out.push({ kind: 'worker-stop', worker: worker.id, force, reason })
+}
+
+/** Everything that the node has, and all of it free. */
+export function emptyRoot(config: NodeConfig): Pool {
+  const gpus = new Map<number, number>()
+  for (let index = 0; index * UNIT < config.total.gpus; index++) gpus.set(index, Math.min(UNIT, config.total.gpus - index * UNIT))
+  return new Pool('node', config.total, gpus)
 }

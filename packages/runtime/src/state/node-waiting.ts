@@ -3,7 +3,7 @@
  */
 import type { Resources } from '../net/gen/node.ts'
 import { matches } from './labels.ts'
-import { type Entry, type Lease, type NodeTables, poolsOf, send, UNKNOWN_GROUP_MS } from './node-tables.ts'
+import { type Entry, type Lease, type NodeTables, placementKey, poolsOf, send, UNKNOWN_GROUP_MS } from './node-tables.ts'
 import { covers } from './policy.ts'
 import { formatResources, Pool } from './resources.ts'
 import { wishText } from './wish-text.ts'
@@ -153,4 +153,19 @@ export function infeasible(node: NodeTables, entry: WorkEntry): { wanted: string
   const group = node.groups.get(shape.group)
   const all = [...(group?.bundles ?? [])].map(([index, { pool }]) => `bundle ${index}: ${formatResources(pool.total)}`)
   return { wanted, has: `a group of ${all.join('; ')}` }
+}
+
+/** Who asked is told that this cannot be; a demand stays in the queue until it is changed. */
+export function refuse(node: NodeTables, entry: WorkEntry, code: string, details: Record<string, string>, text: string): void {
+  if (entry.kind === 'demand') {
+    if (entry.refused) return
+    entry.refused = true
+    entry.reason = text
+    send(node, entry.process.id, { $case: 'infeasible', value: { key: entry.key, text, detailsJson: JSON.stringify({ code, ...details }), waits: false } })
+    return
+  }
+  node.queue.splice(node.queue.indexOf(entry), 1)
+  const { actor, attempt } = entry.placement
+  node.placements.delete(placementKey(actor, attempt))
+  node.out.push({ kind: 'actor-unplaceable', node: node.config.node, actor, attempt, failure: { code, detailsJson: JSON.stringify(details) } })
 }
