@@ -41,6 +41,8 @@ export interface ShapePort {
 
 export class ShapeQueue {
   readonly key: number
+  /** Of the same tasks where no node is preferred; itself there. */
+  readonly base: ShapeQueue
   readonly queue: Deque<TaskRecord> = new Deque()
   readonly leases: Map<number, Lease> = new Map()
   readonly #port: ShapePort
@@ -51,8 +53,9 @@ export class ShapeQueue {
   #msPerTask: number | undefined
 
   /** @param aheadMax - tasks in flight per lease at most; 1 for tasks that must not be started twice */
-  constructor(key: number, port: ShapePort, aheadMax: number = LIMITS.pushAheadTasksMax) {
+  constructor(key: number, port: ShapePort, aheadMax: number = LIMITS.pushAheadTasksMax, base?: ShapeQueue) {
     this.key = key
+    this.base = base ?? this
     this.#port = port
     this.#aheadMax = aheadMax
   }

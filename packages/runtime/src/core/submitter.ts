@@ -34,8 +34,6 @@ interface Demand {
   readonly shape: Shape
   readonly exclusive: boolean
   readonly label: string
-  /** The same without a node that is preferred. */
-  readonly base: ShapeQueue | undefined
 }
 
 interface HeldLease {
@@ -72,18 +70,17 @@ export class Submitter implements ShapePort {
     const id = shapeId(shape, exclusive)
     let queue = this.#queueByShape.get(id)
     if (!queue) {
-      queue = new ShapeQueue(this.#nextKey++, this, exclusive ? 1 : undefined)
+      queue = new ShapeQueue(this.#nextKey++, this, exclusive ? 1 : undefined, base)
       this.#queues.set(queue.key, queue)
       this.#queueByShape.set(id, queue)
-      this.#demands.set(queue, { shape, exclusive, label, base })
+      this.#demands.set(queue, { shape, exclusive, label })
     }
     return queue
   }
 
   /** The queue for a task whose arguments are ready: where most of their bytes lie, when that is another node. */
-  #queueNear(record: TaskRecord, queue: ShapeQueue): ShapeQueue {
+  #queueNear(record: TaskRecord, { base }: ShapeQueue): ShapeQueue {
     const { node: own } = this.#runtime
-    const base = this.#demands.get(queue)?.base ?? queue
     const demand = this.#demands.get(base)
     if (own === '' || !demand || demand.shape.node !== '' || demand.shape.placementGroup !== '') return base
     const node = record.nodeOfMost(own)
@@ -95,7 +92,7 @@ export class Submitter implements ShapePort {
   /** Queues for tasks that prefer a node go when they are not used. */
   #dropIdle(queue: ShapeQueue): void {
     const demand = this.#demands.get(queue)
-    if (!demand?.base || queue.outstanding > 0 || queue.leases.size > 0 || queue.demanded > 0) return
+    if (!demand || queue.base === queue || queue.outstanding > 0 || queue.leases.size > 0 || queue.demanded > 0) return
     clearTimeout(this.#wakes.get(queue)?.timer)
     this.#wakes.delete(queue)
     this.#demands.delete(queue)

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import type { ObjectEntry, Stored } from '../../src/core/object-entry.ts'
 import { settle, World } from './world.ts'
 
 const prefers = (world: World): (string | undefined)[] => world.demands.filter(({ wanted }) => wanted > 0).map(({ shape }) => shape?.prefers)
@@ -26,6 +27,11 @@ test('queues for preferred nodes go when they are empty', async () => {
   expect(new Set(prefers(world))).toEqual(new Set(['m0', 'm1', 'm2', 'm3', 'm4']))
   const keys = world.demands.map(({ key }) => key)
   await world.returned(5)
+  // A result that is lost now asks anew.
+  const [result] = world.handles.filter((entry) => entry.stored?.kind === 'place' && entry.producer?.label === 'f')
+  world.references.lost(result as ObjectEntry, (result?.stored as Extract<Stored, { kind: 'place' }>).place)
+  await world.quiet()
+  expect(result?.stored?.kind).toBe('place')
   // The same shape gets a queue of its own again.
   world.call([world.put('m0')], [])
   await settle()
