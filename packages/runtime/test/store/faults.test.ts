@@ -68,12 +68,12 @@ function onServers(start: () => Promise<Server>): void {
     const writer = program('writer', [url])
     for (const round of [1, 2]) {
       const before = writer.lines.length
-      await writer.line(({ acknowledged }) => Number(acknowledged) === before + 50 * round)
+      await writer.line(({ acknowledged }) => Number(acknowledged) === before + 20 * round)
       await server.kill()
       await server.start()
     }
     const before = writer.lines.length
-    await writer.line(({ acknowledged }) => Number(acknowledged) === before + 50)
+    await writer.line(({ acknowledged }) => Number(acknowledged) === before + 20)
     await writer.kill()
     await expectAcknowledged(await open(url), writer.lines.length)
   })
