@@ -7,7 +7,9 @@ import type { S3Client } from '@aws-sdk/client-s3'
 import { readParts, writePart } from './memory-parts.ts'
 import type { MemoryPart, SpillTarget } from './target.ts'
 
+/** A bucket for objects that a node has no room for. */
 export interface S3Options {
+  /** It must exist. What a daemon that was killed left in it stays: have the bucket expire objects after a day or so. */
   readonly bucket: string
   /** Before every key; default "beamline-spill". */
   readonly prefix?: string
