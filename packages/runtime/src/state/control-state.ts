@@ -395,6 +395,14 @@ export class ControlState {
       else if (info.node !== this.config.self) this.nodes.remember(info, state === 'DRAINING')
     }
     this.restoring = records.size > 0
+    // The head may have ended between the record of a node's death and those of what that meant.
+    const used = new Set([...this.actors.actors.values()].map(({ node }) => node))
+    for (const { nodes } of this.groups.groups.values()) for (const node of nodes) used.add(node)
+    for (const node of used) {
+      if (node === '' || this.nodes.members.has(node)) continue
+      this.actors.nodeLost(node, this.nodes.causeOf(node))
+      this.groups.nodeLost(node, false)
+    }
   }
 
   /** All are back, or those that are not are given up: then what they owned goes too. */

@@ -77,6 +77,14 @@ describe('an actor', () => {
     expect(head.out.at(-1)).toMatchObject({ message: { $case: 'actorFound', value: { actor: 'a1', handle: new Uint8Array([3]) } } })
   })
 
+  test('whose node was declared dead at the very end of the first head restarts elsewhere', () => {
+    const before = first({ maxRestarts: 1, shape: shape({}, { node: 'n1', soft: true }) })
+    const actor = before.records.get('actor/a1') as string
+    before.do({ kind: 'node-left', node: 'n1', reason: 'gone' }).records.set('actor/a1', actor)
+    const head = second(before).register('n2', { processes: [driver] }).tick(250)
+    expect(head.control.actors.actors.get('a1')).toMatchObject({ state: 'RESTARTING', restarts: 1, attempt: 2 })
+  })
+
   test('that is dead stays dead, and late watchers learn why', () => {
     const before = first().do({ kind: 'actor-stop', process: DRIVER, stop: { actor: 'a1', force: true, noRestart: true, reason: 'enough' } })
     before.do({ kind: 'actor-worker-lost', node: 'n1', actor: 'a1', attempt: 1, worker: 'w-a1', failure: { code: 'X', detailsJson: '{}' } })
