@@ -3,7 +3,7 @@
  */
 
 /** Bytes of a chunk, the unit of checksums, of resuming and of passing on; the last one of an object may be shorter. */
-export const CHUNK_BYTES = 5 * 1_048_576
+export const CHUNK_BYTES: number = 5 * 1_048_576
 
 /** Consecutive chunks: the first one's index, and how many. */
 export type ChunkRange = readonly [first: number, count: number]

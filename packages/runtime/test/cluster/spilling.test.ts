@@ -60,11 +60,11 @@ test('four times the store is put, and read in order and at random', async () =>
   expect(fileBytes).toBeLessThanOrEqual(64 * MiB)
   for (let i = 0; i < 64; i++) {
     await check(refs[i]!, i, 4 * MiB)
-    global.gc?.()
+    if (i % 4 === 3) global.gc?.() // a view holds its object until it is collected
   }
   for (let i = 0, at = 5; i < 64; i++, at = (at * 37 + 11) % 64) {
     await check(refs[at]!, at, 4 * MiB)
-    global.gc?.()
+    if (i % 4 === 3) global.gc?.()
   }
   expect((await usage()).restoredBytes).toBeGreaterThan(200 * MiB)
   for (const ref of refs) ref.release()
