@@ -45,11 +45,11 @@ const REST_MS = 60_000
 
 const LOADS: Readonly<Record<WorkloadName, Omit<Load, 'seed' | 'marks'>>> = IS_SHORT
   ? {
-      tasks: { count: 200, width: 1, bytes: 0, holdMs: 150 },
+      tasks: { count: 150, width: 1, bytes: 0, holdMs: 150 },
       actors: { count: 60, width: 4, bytes: 0, holdMs: 30 },
       streaming: { count: 60, width: 3, bytes: 300_000, holdMs: 40 },
       borrowing: { count: 40, width: 1, bytes: 1_000_000, holdMs: 100 },
-      pipeline: { count: 24, width: 8, bytes: 2_000_000, holdMs: 60 },
+      pipeline: { count: 16, width: 8, bytes: 2_000_000, holdMs: 100 },
     }
   : {
       tasks: { count: 1200, width: 1, bytes: 0, holdMs: 400 },

@@ -39,14 +39,14 @@ export const LONG: Pace = {
 }
 
 export const SHORT: Pace = {
-  nodeTimeoutMs: 3_000,
+  nodeTimeoutMs: 5_000,
   betweenWorkerKills: [300, 900],
   betweenDaemonKills: [3_000, 5_000],
   away: [300, 1_000],
-  stoppedMs: 5_000,
+  stoppedMs: 7_000,
   betweenStops: [2_000, 3_000],
   betweenHeadKills: [3_000, 5_000],
-  blackoutMs: 1_500,
+  blackoutMs: 2_000,
   betweenBlackoutsMs: 3_000,
 }
 
