@@ -102,6 +102,8 @@ export class ClusterEdge {
   readonly #questions: Map<number, (json: string) => void> = new Map()
   readonly #drains: Map<string, { readonly process: string; readonly request: number }[]> = new Map()
   #lastQuestion = 0
+  /** That the first head gave: a later one may not know it, and lease ids begin with it. */
+  #number = 0
   #plane: ObjectPlane | undefined
   #bulkAddress = ''
   #registered: (() => void) | undefined
@@ -127,6 +129,7 @@ export class ClusterEdge {
       register: () => this.#register(),
       heartbeat: () => ({ ...(this.#port as ClusterPort).load(), processesGone: [] }),
       registered: ({ number }, again) => {
+        this.#number ||= number
         this.#port?.handle({ kind: 'registered', number })
         // A head that came back does not know who is attached here, nor what it was asked.
         if (again) for (const { process } of this.#local()) this.#port?.deliver(process, { $case: 'controlLost', value: { lost: false, reason: '' } })
@@ -609,7 +612,7 @@ export class ClusterEdge {
     return {
       node: {
         node: session.node,
-        number: 0,
+        number: this.#number,
         address: this.mesh.address,
         bulkAddress: this.#bulkAddress,
         host: hostname(),
