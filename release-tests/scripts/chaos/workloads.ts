@@ -135,7 +135,7 @@ export class Reporter {
 async function actors(load: Load): Promise<Outcome> {
   const wrong: string[] = []
   const RemoteDatabase = remote(Database, { resources: { [SPARED]: 0.01 } })
-  const RemoteReporter = remote(Reporter, { cpus: 0.25, maxRestarts: NO_LIMIT, maxTaskRetries: NO_LIMIT, maxConcurrency: 1 })
+  const RemoteReporter = remote(Reporter, { cpus: 0.25, strategy: 'spread', maxRestarts: NO_LIMIT, maxTaskRetries: NO_LIMIT, maxConcurrency: 1 })
   const pairs = Array.from({ length: load.width }, () => {
     const database = RemoteDatabase.remote()
     return { database, reporter: RemoteReporter.remote(database, load.holdMs, load.marks) }
@@ -165,7 +165,7 @@ export const stream = remote(
       yield itemOf(load, number, item)
     }
   },
-  { maxRetries: NO_LIMIT },
+  { maxRetries: NO_LIMIT, strategy: 'spread' },
 )
 
 /** Every third item is large. */
