@@ -24,7 +24,7 @@ import { join } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import type { Resources } from '../net/gen/node.ts'
 import { type Baseline, differences, takeBaseline } from './baseline.ts'
-import { type StartedDaemon, TestNode, type TestNodeOptions } from './cluster-node.ts'
+import { TestNode, type TestNodeOptions } from './cluster-node.ts'
 import { TestNetwork } from './network.ts'
 import { claim, processesOf, remove, storeFolder, temporaryFolder } from './registry.ts'
 import { until, type WaitOptions } from './wait.ts'
@@ -278,7 +278,7 @@ export class TestCluster implements AsyncDisposable {
   }
 }
 
-export type { Baseline, StartedDaemon }
+export type { Baseline }
 
 /** A port that was free a moment ago: a head that starts again must find its own. */
 async function freePort(): Promise<number> {

@@ -37,7 +37,7 @@ const surroundings = (): object => {
 }
 
 test('tasks of different environments have workers of their own, and those of equal ones share', async () => {
-  const task = remote(surroundings) as { options(options: object): { remote(): never }; remote(): never }
+  const task = remote(surroundings) as unknown as { options(options: object): { remote(): never }; remote(): never }
   const at = async (env: object): Promise<{ cwd: string; pid: number }> => (await get(task.options({ env }).remote())) as { cwd: string; pid: number }
   const inner = await at({ workingDir: join(dir, 'inner') })
   expect(inner.cwd).toBe(join(dir, 'inner'))
@@ -65,7 +65,7 @@ test('an actor has its environment, too', async () => {
 
 describe('what is missing fails the tasks that need it, before they run', () => {
   const marker = (): string => join(dir, 'ran')
-  const mark = remote((path: string) => process.getBuiltinModule('node:fs').writeFileSync(path, '')) as {
+  const mark = remote((path: string) => process.getBuiltinModule('node:fs').writeFileSync(path, '')) as unknown as {
     options(options: object): { remote(path: string): never }
   }
   const run = async (env: object): Promise<BeamlineError> => await refused(get(mark.options({ env }).remote(marker())) as Promise<unknown>)

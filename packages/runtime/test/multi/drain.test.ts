@@ -31,7 +31,7 @@ test('a task that runs finishes, an actor moves, objects can still be read, then
       tell('slow done', { node: await get(slow) })
       await new Promise((resolve) => process.stdin.once('data', resolve))
       process.stdin.destroy()
-      tell('after', { node: await get(home.where.remote()), last: (await get(big)).at(-1) })
+      tell('after', { node: await get(home.where.remote()), last: ((await get(big)) as Uint8Array).at(-1) })
     },
     { env: { FROM: first.id } },
   )

@@ -29,7 +29,7 @@ function answerTo(port: number, bytes: Buffer): Promise<Buffer> {
   return new Promise((resolve) => {
     const got: Buffer[] = []
     const socket = connect({ port, host: '127.0.0.1' }, () => socket.write(bytes))
-    socket.on('data', (chunk) => got.push(chunk))
+    socket.on('data', (chunk: Buffer) => got.push(chunk))
     socket.on('error', () => resolve(Buffer.concat(got)))
     socket.on('close', () => resolve(Buffer.concat(got)))
   })

@@ -33,7 +33,7 @@ export async function relay(target: string): Promise<Relay> {
       [inner, outer],
       [outer, inner],
     ] as const) {
-      from.on('data', (bytes) => {
+      from.on('data', (bytes: Buffer) => {
         carried.push(bytes)
         if (!swallowed.has(pair)) to.write(bytes)
       })

@@ -24,7 +24,7 @@ test('a value goes to shared memory as it was when it was given, also when room 
       if (i === 2) await Promise.all(places) // the third finds room at once
     }
     array.fill(-1)
-    const values = (await Promise.all(places)).map((place) => decode(store.map(place, () => {})) as Float64Array)
+    const values = (await Promise.all(places)).map((place) => decode(store.map(place, place, () => {})) as Float64Array)
     expect(values.map((value) => [value[0], value.at(-1)])).toEqual([
       [1, 1],
       [2, 2],

@@ -218,7 +218,7 @@ describe('files', () => {
     directory.handle({ kind: 'fileCreated', segment })
     const objects = Array.from({ length: 60 }, (_, at) => ({ segment, offset: at * MiB, bytes: MiB, object: at, label: 'put' }))
     const writes = directory.handle({ kind: 'objectsAdded', process: 'p', objects }).filter(({ kind }) => kind === 'writeObjects')
-    expect(writes.map((write) => (write as { objects: unknown[] }).objects.length)).toEqual([9])
+    expect(writes.map((write) => (write as unknown as { objects: unknown[] }).objects.length)).toEqual([9])
     directory.checkInvariants()
   })
 })

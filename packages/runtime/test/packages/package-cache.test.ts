@@ -33,7 +33,7 @@ test('all who need a package at the same time wait for one fetch', async () => {
 
 test('a package that arrives damaged is refused and leaves nothing; asking again fetches again', async () => {
   const a = code('a')
-  const broken = { digest: a.digest, bytes: Buffer.concat([a.bytes, Buffer.from('x')]) }
+  const broken: CodePackage = { digest: a.digest, bytes: Buffer.concat([a.bytes, Buffer.from('x')]) }
   const packages = [broken]
   const { cache, dir, fetched } = cacheOf(packages)
   await expect(cache.folder(a.digest, 'job')).rejects.toThrow(/arrived as/)

@@ -81,7 +81,9 @@ describe('an actor', () => {
     const before = first({ maxRestarts: 1, shape: shape({}, { node: 'n1', soft: true }) })
     const actor = before.records.get('actor/a1') as string
     before.do({ kind: 'node-left', node: 'n1', reason: 'gone' }).records.set('actor/a1', actor)
-    const head = second(before).register('n2', { processes: [driver] }).tick(250)
+    const head = second(before)
+      .register('n2', { processes: [driver] })
+      .tick(250)
     expect(head.control.actors.actors.get('a1')).toMatchObject({ state: 'RESTARTING', restarts: 1, attempt: 2 })
   })
 
