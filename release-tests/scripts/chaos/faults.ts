@@ -154,10 +154,17 @@ async function poorNetwork(stage: Stage): Promise<void> {
 
 async function fullDisk(stage: Stage): Promise<void> {
   const node = at(stage.cluster, 2)
+  // A disk fills while work is done: the code of the program is there already.
+  while (!(await isWorking(node)) && (await pause(100, stage)));
   node.fillDisk()
   stage.happened(`filled the disk of node ${node.index}`)
   while (await pause(1_000, stage));
   node.emptyDisk()
+}
+
+async function isWorking(node: TestNode): Promise<boolean> {
+  const workers = await node.list<{ state: string; node: string }>('workers')
+  return workers.some((worker) => worker.node === node.id && ['leased', 'blocked', 'actor'].includes(worker.state))
 }
 
 async function nothing(stage: Stage): Promise<void> {
