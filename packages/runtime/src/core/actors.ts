@@ -229,6 +229,7 @@ export class Actors {
         storedArgs: values.toWire(argsEntry.stored as Stored),
         resolved,
         attempt: 0,
+        number: 0,
       }
       const { template, maxConcurrency, concurrencyGroups } = creation
       const { name, hash, returns, streaming, itemsMax, method, concurrencyGroup, retryOn, maxCalls, group } = template

@@ -48,7 +48,7 @@ export class Executor {
   // ---------------------------------------------------------------- messages
 
   template(peer: Peer, template: Template): void {
-    peer.received.set(template.id, new Executable(template, this.#functions, this.#runtime.values))
+    if (!peer.received.has(template.id)) peer.received.set(template.id, new Executable(template, this.#functions, this.#runtime.values))
   }
 
   templateForget(peer: Peer, id: number): void {
@@ -106,7 +106,7 @@ export class Executor {
   #giveBack(peer: Peer, lease: number, calls: readonly Call[], why: 'asked' | 'blocked' | 'retiring'): void {
     for (const call of calls) this.#forget(call)
     const tasks = calls.map((call) => call.push.task)
-    peer.link.send({ body: { $case: 'takenBack', value: { lease, tasks, blocked: why === 'blocked', retiring: why === 'retiring' } } })
+    peer.send({ body: { $case: 'takenBack', value: { lease, tasks, blocked: why === 'blocked', retiring: why === 'retiring', number: peer.nextNumber() } } })
   }
 
   #forget(call: Call): void {
@@ -280,10 +280,11 @@ export class Executor {
       if (done) return index
       const number = push.task + 1 + index
       const stored = await this.#store(call, value, number, `item ${index} of "${executable.template.name}"`)
-      const item = { task: push.task, index, value: this.#runtime.values.toWire(stored) }
+      const item = { task: push.task, index: index++, value: this.#runtime.values.toWire(stored) }
       this.#keepForOwner(call, [stored])
-      this.#runtime.references.whenBorrowed(peer.process, () => peer.link.send({ body: { $case: 'item', value: item } }))
-      index++
+      this.#runtime.references.whenBorrowed(peer.process, () => {
+        peer.send({ body: { $case: 'item', value: { ...item, number: peer.nextNumber() } } })
+      })
     }
   }
 
@@ -367,7 +368,7 @@ export class Executor {
       this.#keepForOwner(call, results)
     }
     const send = (): void => {
-      peer.link.send({ body: { $case: 'done', value: { task: push.task, value, values, execMs, retry, cancelled, items } } })
+      peer.send({ body: { $case: 'done', value: { task: push.task, value, values, execMs, retry, cancelled, items } } })
     }
     this.#runtime.references.whenBorrowed(peer.process, send)
     this.#record(call, error, cancelled)

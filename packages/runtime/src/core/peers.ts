@@ -1,6 +1,6 @@
 /**
  * Links to other processes with user code. One sender per process; a pair that dialled each other at the same moment
- * has two links, and each end keeps sending on the one that it saw first, so that its messages stay in order.
+ * has two links, and each end keeps sending on the one that it saw first, also answers to what came on the other, so that its messages stay in order.
  *
  * Between processes of one machine the end of a link is the end of the process. Over a network a broken link is a
  * suspicion: it waits, and the node is asked about the process, until it is back or the node says that the process is dead.
@@ -51,11 +51,15 @@ export class Peer {
   /** The other end's; "" in a cluster of one. */
   node: string
   ended = false
+  /** On its link this process sends to the other end: a pair may have two. */
+  sender: Peer = this
   /** Runs while the link is interrupted. */
   suspicion: NodeJS.Timeout | undefined = undefined
   /** Templates that the other end knows, by the id that this end gave them. */
   readonly #sent = new WeakMap<CallTemplate, number>()
   #lastId = 0
+  #lastNumber = 0
+  #heardNumber = 0
   /** Functions that the other end has, with the number of templates that use them. */
   readonly #functions = new Map<string, number>()
   /** Templates that the other end sent, by its ids. */
@@ -66,6 +70,22 @@ export class Peer {
     this.process = process
     this.address = address
     this.node = nodeOf(address)
+  }
+
+  /** Of the next message that must not be done twice. */
+  nextNumber(): number {
+    return ++this.sender.#lastNumber
+  }
+
+  send(message: PeerMessage): void {
+    this.sender.link.send(message)
+  }
+
+  /** False for a message that came before. */
+  isNew({ number }: { readonly number: number }): boolean {
+    if (number <= this.#heardNumber) return false
+    this.#heardNumber = number
+    return true
   }
 
   /** The id of a template at the other end; tells it first if need be. */
@@ -198,7 +218,9 @@ export class Peers {
     peer.process = process
     peer.address = address
     peer.node = node
-    if (!this.#byProcess.has(process)) this.#byProcess.set(process, peer)
+    const first = this.#byProcess.get(process)
+    if (first) peer.sender = first
+    else this.#byProcess.set(process, peer)
   }
 
   #trust(peer: Peer): void {

@@ -16,6 +16,7 @@ import { type EntryHome, isSamePlace, ObjectEntry, type Producer, type Stored, t
 export interface ReferencePort {
   readonly process: string
   readonly address: string
+  /** Numbers what must not be done twice. */
   send(process: string, address: string, message: PeerMessage): void
   /** The object is gone: give back its memory and let go of what it contains. */
   discard(entry: ObjectEntry, stored: Stored): void
@@ -123,7 +124,7 @@ export class References implements EntryHome {
   #flushBorrows(): void {
     this.#flushScheduled = false
     for (const [owner, { address, numbers }] of this.#newBorrows) {
-      this.#port.send(owner, address, { body: { $case: 'borrowAdd', value: { objects: numbers, barrier: 0 } } })
+      this.#port.send(owner, address, { body: { $case: 'borrowAdd', value: { objects: numbers, number: 0 } } })
     }
     this.#newBorrows.clear()
   }
@@ -193,7 +194,7 @@ export class References implements EntryHome {
         entries.delete(entry.number)
         if (entries.size === 0) this.#borrowed.delete(owner)
         this.whenBorrowed(owner, () =>
-          this.#port.send(owner, entry.ownerAddress ?? '', { body: { $case: 'borrowRemove', value: { objects: [entry.number] } } }),
+          this.#port.send(owner, entry.ownerAddress ?? '', { body: { $case: 'borrowRemove', value: { objects: [entry.number], number: 0 } } }),
         )
       }
     }

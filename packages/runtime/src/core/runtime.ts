@@ -186,7 +186,11 @@ export class Runtime implements ReferencePort, PeerPort {
   }
 
   send(process: string, address: string, message: PeerMessage): void {
-    if (!this.#closing) this.peers.get(process, address).link.send(message)
+    if (this.#closing) return
+    const peer = this.peers.get(process, address)
+    const { body } = message
+    if (body?.$case === 'borrowAdd' || body?.$case === 'borrowRemove') body.value.number = peer.nextNumber()
+    peer.send(message)
   }
 
   // ---------------------------------------------------------------- values
@@ -257,7 +261,7 @@ export class Runtime implements ReferencePort, PeerPort {
     if (!body) return
     switch (body.$case) {
       case 'push':
-        return this.executor.push(peer, body.value)
+        return peer.isNew(body.value) ? this.executor.push(peer, body.value) : undefined
       case 'done':
         return this.submitter.done(peer, body.value)
       case 'template':
@@ -265,7 +269,7 @@ export class Runtime implements ReferencePort, PeerPort {
       case 'templateForget':
         return this.executor.templateForget(peer, body.value.id)
       case 'item':
-        return this.submitter.item(peer, body.value)
+        return peer.isNew(body.value) ? this.submitter.item(peer, body.value) : undefined
       case 'itemsConsumed':
         return this.executor.itemsConsumed(peer, body.value)
       case 'cancel':
@@ -273,22 +277,23 @@ export class Runtime implements ReferencePort, PeerPort {
       case 'takeBack':
         return this.executor.takeBack(peer, body.value)
       case 'takenBack':
-        return this.submitter.takenBack(body.value)
+        return peer.isNew(body.value) ? this.submitter.takenBack(body.value) : undefined
       case 'objectRequest':
         return this.references.objectsRequested(body.value.objects, body.value.lost, (object, value) =>
-          peer.link.send({ body: { $case: 'objectReply', value: { object, value } } }),
+          peer.send({ body: { $case: 'objectReply', value: { object, value } } }),
         )
       case 'objectReply':
         if (body.value.value) this.references.objectArrived(peer.process, body.value.object, body.value.value)
         return
       case 'borrowAdd':
+        if (!peer.isNew(body.value)) return
         this.references.borrowAdded(peer.process, body.value.objects)
-        peer.link.send({ body: { $case: 'borrowAdded', value: { barrier: body.value.barrier } } })
+        peer.send({ body: { $case: 'borrowAdded', value: { number: peer.nextNumber() } } })
         return
       case 'borrowAdded':
-        return this.references.borrowConfirmed(peer.process)
+        return peer.isNew(body.value) ? this.references.borrowConfirmed(peer.process) : undefined
       case 'borrowRemove':
-        return this.references.borrowRemoved(peer.process, body.value.objects)
+        return peer.isNew(body.value) ? this.references.borrowRemoved(peer.process, body.value.objects) : undefined
       case 'resultReceived':
         return this.executor.resultReceived(peer, body.value.task)
       case 'introduce':

@@ -75,6 +75,7 @@ export class ShapeQueue {
   }
 
   granted(id: number, worker: string, address: string): void {
+    if (this.leases.has(id)) return
     this.#demanded = Math.max(0, this.#demanded - 1)
     const now = this.#port.now()
     const lease: Lease = {

@@ -293,15 +293,15 @@ export class Submitter implements ShapePort {
     const template = peer.templateId(record.template)
     const resolved = record.dependencies.map(({ index, entry }) => ({ index, value: values.toWire(entry.stored as Stored) }))
     const storedArgs = record.storedArgs && values.toWire((record.storedArgs as ObjectEntry).stored as Stored)
-    const push: Push = { template, task: record.number, lease, args: record.args, storedArgs, resolved, attempt: record.attempt }
-    peer.link.send({ body: { $case: 'push', value: push } })
+    const push: Push = { template, task: record.number, lease, args: record.args, storedArgs, resolved, attempt: record.attempt, number: peer.nextNumber() }
+    peer.send({ body: { $case: 'push', value: push } })
     // All items are made again; those that are not lost are dropped as they come.
     if (record.rebuilding && record.stream) this.#itemsConsumed(record, STREAM_ITEMS_MAX, false)
     else record.stream?.started()
   }
 
   takeBack(lease: Lease, count: number): void {
-    this.#runtime.peers.get(lease.worker, lease.address).link.send({ body: { $case: 'takeBack', value: { lease: lease.id, count } } })
+    this.#runtime.peers.get(lease.worker, lease.address).send({ body: { $case: 'takeBack', value: { lease: lease.id, count } } })
   }
 
   demand(queue: ShapeQueue, wanted: number, backlog: number): void {
@@ -425,7 +425,7 @@ export class Submitter implements ShapePort {
   // The worker keeps what its results refer to until this process has borrowed it.
   #confirm(peer: Peer, record: TaskRecord, message: Done): void {
     if (!record.stream && !message.values.some((value) => value.refs.length > 0 || value.handles.length > 0)) return
-    this.#runtime.references.whenBorrowed(peer.process, () => peer.link.send({ body: { $case: 'resultReceived', value: { task: message.task } } }))
+    this.#runtime.references.whenBorrowed(peer.process, () => peer.send({ body: { $case: 'resultReceived', value: { task: message.task } } }))
   }
 
   /** A value that nobody wants: what came with it is let go. */
@@ -481,7 +481,7 @@ export class Submitter implements ShapePort {
     const worker = record.lease ?? this.#runtime.actors.workerOf(record)
     if (record.phase === 'pushed' && worker) {
       const peer = this.#runtime.peers.get(worker.worker, worker.address)
-      peer.link.send({ body: { $case: 'itemsConsumed', value: { task: record.number, count, stop } } })
+      peer.send({ body: { $case: 'itemsConsumed', value: { task: record.number, count, stop } } })
     }
   }
 
@@ -529,7 +529,7 @@ export class Submitter implements ShapePort {
   }
 
   #sendCancel(worker: string, address: string, task: number): void {
-    this.#runtime.peers.get(worker, address).link.send({ body: { $case: 'cancel', value: { task, recursive: true } } })
+    this.#runtime.peers.get(worker, address).send({ body: { $case: 'cancel', value: { task, recursive: true } } })
   }
 
   kill(worker: string, reason: string): void {

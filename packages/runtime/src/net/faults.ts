@@ -1,12 +1,13 @@
 /**
- * Faults of the network on purpose, for tests: `BEAMLINE_TEST_FAULTS` loses or delays messages between machines by probability and kind.
+ * Faults of the network on purpose, for tests: `BEAMLINE_TEST_FAULTS` loses, delays or doubles messages by probability and kind.
  *
- *     BEAMLINE_TEST_FAULTS='mesh.fromProcess:request=0.1,response=0.05,delay=5-20ms;bulk.chunk:request=0.05;seed=7'
+ *     BEAMLINE_TEST_FAULTS='mesh.fromProcess:request=0.1,response=0.05,delay=5-20ms;peer.push:twice=1;bulk.chunk:request=0.05;seed=7'
  *
  * A kind is the service and the name of the message (`mesh.fromProcess`, `peer.push`, `bulk.chunk`), or `mesh.*`. `request`: it is lost before it
  * arrives. `response`: it arrives and its confirmation is lost. `delay`: it leaves that much later, and all that follows on its link after it; with
- * `@0.2` behind it only that often. On a link both losses break the connection at that point, as a network would. Links on unix sockets know no
- * faults. Without a seed one is drawn and printed, so that a run can be repeated.
+ * `@0.2` behind it only that often. On a link both losses break the connection at that point, as a network would. `twice`: its handler is called
+ * twice, which links themselves never do; the first time of each kind is said on stderr. Links on unix sockets know no other fault than this one.
+ * Without a seed one is drawn and printed, so that a run can be repeated.
  */
 import { randomInt } from 'node:crypto'
 import { BeamlineError } from '../errors.ts'
@@ -14,6 +15,7 @@ import { BeamlineError } from '../errors.ts'
 export interface FaultRule {
   readonly request: number
   readonly response: number
+  readonly twice: number
   readonly delay: { readonly minMs: number; readonly maxMs: number; readonly probability: number } | undefined
 }
 
@@ -22,6 +24,7 @@ type Messages = readonly { body?: { $case: string } | undefined }[]
 export class Faults {
   readonly seed: number
   readonly #rules: ReadonlyMap<string, FaultRule>
+  readonly #doubled = new Set<string>()
   #random: number
 
   constructor(rules: ReadonlyMap<string, FaultRule>, seed: number) {
@@ -46,6 +49,19 @@ export class Faults {
       if (delay && this.#next() < delay.probability) delayMs = Math.max(delayMs, delay.minMs + this.#next() * (delay.maxMs - delay.minMs))
     }
     return delayMs
+  }
+
+  /** Hands messages to their handler, some of them twice. */
+  deliver<M extends { body?: { $case: string } | undefined }>(service: string, messages: readonly M[], handler: (message: M) => void): void {
+    for (const message of messages) {
+      handler(message)
+      const kind = message.body?.$case ?? ''
+      const twice = this.#rule(service, kind)?.twice ?? 0
+      if (twice === 0 || this.#next() >= twice) continue
+      if (!this.#doubled.has(`${service}.${kind}`)) process.stderr.write(`beamline: twice on purpose: ${service}.${kind}\n`)
+      this.#doubled.add(`${service}.${kind}`)
+      handler(message)
+    }
   }
 
   /** Of something that is no message: does it get lost on its way? */
@@ -95,16 +111,16 @@ export function parseFaults(text: string, drawSeed: () => number = () => randomI
     const colon = entry.indexOf(':')
     const kind = entry.slice(0, Math.max(colon, 0)).trim()
     if (!/^\w+\.(\w+|\*)$/.test(kind)) refuse(start, 'SERVICE.MESSAGE:ACTION=VALUE,… or seed=N')
-    const rule: { -readonly [K in keyof FaultRule]: FaultRule[K] } = { request: 0, response: 0, delay: undefined }
+    const rule: { -readonly [K in keyof FaultRule]: FaultRule[K] } = { request: 0, response: 0, twice: 0, delay: undefined }
     let at = start + colon + 1
     for (const action of entry.slice(colon + 1).split(',')) {
-      const loss = /^\s*(request|response)=(\d*\.?\d+)\s*$/.exec(action)
+      const loss = /^\s*(request|response|twice)=(\d*\.?\d+)\s*$/.exec(action)
       const delay = /^\s*delay=(\d+)-(\d+)ms(?:@(\d*\.?\d+))?\s*$/.exec(action)
       const probability = Number(loss?.[2] ?? delay?.[3] ?? 1)
       if (probability > 1) refuse(at, 'a probability from 0 to 1')
-      if (loss) rule[loss[1] as 'request' | 'response'] = probability
+      if (loss) rule[loss[1] as 'request' | 'response' | 'twice'] = probability
       else if (delay) rule.delay = { minMs: Number(delay[1]), maxMs: Number(delay[2]), probability }
-      else refuse(at, 'request=P, response=P or delay=MIN-MAXms[@P]')
+      else refuse(at, 'request=P, response=P, twice=P or delay=MIN-MAXms[@P]')
       at += action.length + 1
     }
     rules.set(kind, rule)

@@ -13,6 +13,7 @@ import { chmodSync } from 'node:fs'
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net'
 import * as grpc from '@grpc/grpc-js'
 import { BeamlineError } from '../errors.ts'
+import { faultsOfEnvironment } from './faults.ts'
 import type { MeshMessage } from './gen/mesh.ts'
 import { NodeFrame, type NodeMessage, ProcessFrame, type ProcessMessage } from './gen/node.ts'
 import { PeerFrame, type PeerMessage } from './gen/peer.ts'
@@ -114,7 +115,7 @@ interface FrameStream<Out, In> {
   on(event: 'error', handler: (error: Error) => void): unknown
 }
 
-class StreamLink<Out, In> implements Link<Out, In> {
+class StreamLink<Out extends Body, In extends Body> implements Link<Out, In> {
   readonly name: string
   readonly closed: Promise<Error | undefined>
   #stream: FrameStream<Out, In>
@@ -127,15 +128,17 @@ class StreamLink<Out, In> implements Link<Out, In> {
   #reason: Error | undefined
   readonly #destroy: (error: Error) => void
 
-  constructor(stream: FrameStream<Out, In>, name: string, describe: (error: Error) => Error, destroy: (error: Error) => void) {
+  constructor(service: string, stream: FrameStream<Out, In>, name: string, describe: (error: Error) => Error, destroy: (error: Error) => void) {
     this.name = name
+    const faults = faultsOfEnvironment()
     this.#stream = stream
     this.#destroy = destroy
     this.closed = new Promise((resolve) => this.onClose(resolve))
     stream.on('data', ({ messages }) => {
       frameArrived(messages.length)
       const handler = this.#handler
-      if (handler) for (const message of messages) handler(message)
+      if (handler && faults) faults.deliver(service, messages, handler)
+      else if (handler) for (const message of messages) handler(message)
     })
     stream.on('drain', () => {
       this.#congested = false
@@ -287,7 +290,7 @@ export function dial<A extends Body, B extends Body>(service: Service<A, B>, add
   const { background = false } = options
   if (address.startsWith('unix:')) {
     const { stream, client, describe } = openStream(service, address, token, { background })
-    const link = new StreamLink<A, B>(stream as FrameStream<A, B>, address, describe, () => stream.cancel())
+    const link = new StreamLink<A, B>(service.name, stream as FrameStream<A, B>, address, describe, () => stream.cancel())
     link.onClose(() => client.close())
     return link
   }
@@ -518,7 +521,7 @@ export async function listen(addresses: string | readonly string[], token: strin
         const id = header(stream.metadata, SESSION)
         if (id === '') {
           const destroy = (error: Error): void => refuse(stream, grpc.status.ABORTED, error.message)
-          return onLink(new StreamLink<B, A>(stream as unknown as FrameStream<B, A>, stream.getPeer(), (error) => error, destroy))
+          return onLink(new StreamLink<B, A>(service.name, stream as unknown as FrameStream<B, A>, stream.getPeer(), (error) => error, destroy))
         }
         streams.add(stream)
         stream.on('close', () => streams.delete(stream))

@@ -237,7 +237,8 @@ export class SessionLink<Out extends { body?: { $case: string } | undefined }, I
     if (arrival === 'bare') return
     frameArrived(frame.messages.length)
     const handler = this.#handler
-    if (handler) for (const message of frame.messages) handler(message)
+    if (handler && this.#faults) this.#faults.deliver(this.#service, frame.messages, handler)
+    else if (handler) for (const message of frame.messages) handler(message)
     if (!this.#open || connection !== this.#connection) return
     if (frame.end === END_CLOSE) return this.#otherClosed(connection)
     if (this.#faults?.losesResponse(this.#service, frame.messages)) return this.#broken(new Error('BEAMLINE_TEST_FAULTS: response lost'))

@@ -46,12 +46,12 @@ class Process implements PeerPort {
     return self
   }
 
-  say(to: Process, barrier: number): void {
-    this.peers.get(to.process, to.address).link.send({ body: { $case: 'borrowAdded', value: { barrier } } })
+  say(to: Process, number: number): void {
+    this.peers.get(to.process, to.address).link.send({ body: { $case: 'borrowAdded', value: { number } } })
   }
 
   message(_peer: Peer, { body }: PeerMessage): void {
-    if (body?.$case === 'borrowAdded') this.heard.push(body.value.barrier)
+    if (body?.$case === 'borrowAdded') this.heard.push(body.value.number)
   }
 
   linkLost(process: string): void {
@@ -127,4 +127,16 @@ test('a link that its other end closes in order ends', async () => {
   b.peers.close()
   await until('the end', () => a.lost.length === 1 || 'it is open')
   expect(a.lost).toEqual([b.process])
+})
+
+test('of a pair that dialled each other each process sends on one link, also its answers, so that what it says stays in order', async () => {
+  const [a, b] = await pair()
+  const sent = [a.peers.get(b.process, b.address), b.peers.get(a.process, a.address)] // no one knows of the other yet
+  const answers: Peer[] = []
+  for (const process of [a, b]) process.message = (peer) => void answers.push(peer)
+  a.say(b, 1)
+  b.say(a, 1)
+  await until('both messages', () => answers.length === 2 || `${answers.length}`)
+  expect(answers.every((peer) => sent.includes(peer.sender))).toBe(true)
+  expect(answers.some((peer) => sent.includes(peer))).toBe(false)
 })

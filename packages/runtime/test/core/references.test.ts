@@ -144,7 +144,7 @@ class Process implements ReferencePort {
     switch (body?.$case) {
       case 'borrowAdd':
         references.borrowAdded(from.process, body.value.objects)
-        return this.send(from.process, from.address, { body: { $case: 'borrowAdded', value: { barrier: body.value.barrier } } })
+        return this.send(from.process, from.address, { body: { $case: 'borrowAdded', value: { number: 0 } } })
       case 'borrowAdded':
         return references.borrowConfirmed(from.process)
       case 'borrowRemove':

@@ -104,10 +104,9 @@ export class World {
   readonly peer = {
     process: 'worker',
     templateId: () => 1,
-    link: {
-      send: ({ body }: PeerMessage): void => {
-        if (body?.$case === 'push') this.inbox.push(body.value)
-      },
+    nextNumber: () => 0,
+    send: ({ body }: PeerMessage): void => {
+      if (body?.$case === 'push') this.inbox.push(body.value)
     },
   }
 
@@ -234,7 +233,7 @@ export class World {
     const result = (number: number): Value => ({ inline: EMPTY, place: this.write(number), error: EMPTY, refs, functions: [], handles: [] })
     const { streaming = false, returns = 1 } = this.#templateOf(push.task) ?? {}
     if (streaming) {
-      for (let i = 0; i < ITEMS; i++) this.submitter.item(this.peer as never, { task: push.task, index: i, value: result(push.task + 1 + i) })
+      for (let i = 0; i < ITEMS; i++) this.submitter.item(this.peer as never, { task: push.task, index: i, value: result(push.task + 1 + i), number: 0 })
       this.submitter.done(this.peer as never, { task: push.task, value: EMPTY, values: [], execMs: 1, retry: false, cancelled: false, items: ITEMS })
       return
     }
@@ -246,7 +245,7 @@ export class World {
   #blocked({ lease, task }: Push): void {
     const behind = this.inbox.filter((push) => push.lease === lease && push.task !== task).map((push) => push.task)
     this.inbox = this.inbox.filter((push) => !behind.includes(push.task))
-    this.submitter.takenBack({ lease, tasks: behind, blocked: true, retiring: false })
+    this.submitter.takenBack({ lease, tasks: behind, blocked: true, retiring: false, number: 0 })
   }
 
   #templateOf(task: number): CallTemplate | undefined {

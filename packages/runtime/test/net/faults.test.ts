@@ -1,5 +1,5 @@
 /** The grammar of BEAMLINE_TEST_FAULTS, and how often faults happen. */
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { BeamlineError } from '../../src/errors.ts'
 import { parseFaults } from '../../src/net/faults.ts'
 
@@ -35,6 +35,16 @@ test('delays lie between their bounds, and come as often as asked', () => {
   expect(Math.min(...late)).toBeGreaterThanOrEqual(5)
   expect(Math.max(...late)).toBeLessThanOrEqual(20)
   expect(parseFaults('peer.push:delay=5-5ms').delayMs('peer', push)).toBe(5)
+})
+
+test('a handler is called twice as often as asked, for the kind that is named, and the first time of a kind is said', () => {
+  const said = vi.spyOn(process.stderr, 'write').mockReturnValue(true)
+  const faults = parseFaults('peer.push:twice=1')
+  const heard: unknown[] = []
+  faults.deliver('peer', [...push, ...done, ...push], ({ body }) => heard.push(body?.$case))
+  expect(heard).toEqual(['push', 'push', 'done', 'push', 'push'])
+  expect(said.mock.calls).toEqual([['beamline: twice on purpose: peer.push\n']])
+  said.mockRestore()
 })
 
 test('the same seed gives the same faults', () => {

@@ -15,6 +15,7 @@ export const protobufFileName = "peer.proto";
  * What two processes with user code (drivers, workers) say to each other, without the daemon in between.
  * One stream per pair and direction of dialling; both sides batch messages into frames and may send any kind.
  * Counts, sizes and numbers of objects are doubles: exact to 2^53, and a uint64 costs a BigInt per read in JavaScript.
+ * What must not be done twice has a `number` that grows on its link: the receiver ignores one that it has seen.
  */
 
 export interface PeerFrame {
@@ -143,6 +144,7 @@ export interface Push {
   storedArgs: Value | undefined;
   resolved: Resolved[];
   attempt: number;
+  number: number;
 }
 
 /** The argument at `index` was a reference: this is its value. */
@@ -169,6 +171,7 @@ export interface Item {
   task: number;
   index: number;
   value: Value | undefined;
+  number: number;
 }
 
 export interface ItemsConsumed {
@@ -194,6 +197,7 @@ export interface TakenBack {
   tasks: number[];
   blocked: boolean;
   retiring: boolean;
+  number: number;
 }
 
 /**
@@ -213,15 +217,16 @@ export interface ObjectReply {
 /** The sender counts as one holder of each object until BorrowRemove or until its link closes. */
 export interface BorrowAdd {
   objects: number[];
-  barrier: number;
+  number: number;
 }
 
 export interface BorrowAdded {
-  barrier: number;
+  number: number;
 }
 
 export interface BorrowRemove {
   objects: number[];
+  number: number;
 }
 
 /** The receiver of a result has borrowed the references inside it; the sender need not keep them any longer. */
@@ -1263,7 +1268,16 @@ export const Ref: MessageFns<Ref> = {
 };
 
 function createBasePush(): Push {
-  return { template: 0, task: 0, lease: 0, args: new Uint8Array(0), storedArgs: undefined, resolved: [], attempt: 0 };
+  return {
+    template: 0,
+    task: 0,
+    lease: 0,
+    args: new Uint8Array(0),
+    storedArgs: undefined,
+    resolved: [],
+    attempt: 0,
+    number: 0,
+  };
 }
 
 export const Push: MessageFns<Push> = {
@@ -1288,6 +1302,9 @@ export const Push: MessageFns<Push> = {
     }
     if (message.attempt !== 0) {
       writer.uint32(56).uint32(message.attempt);
+    }
+    if (message.number !== 0) {
+      writer.uint32(65).double(message.number);
     }
     return writer;
   },
@@ -1359,6 +1376,14 @@ export const Push: MessageFns<Push> = {
             }
 
             message.attempt = reader.uint32();
+            continue;
+          }
+          case 8: {
+            if (tag !== 65) {
+              break;
+            }
+
+            message.number = reader.double();
             continue;
           }
         }
@@ -1544,7 +1569,7 @@ export const Done: MessageFns<Done> = {
 };
 
 function createBaseItem(): Item {
-  return { task: 0, index: 0, value: undefined };
+  return { task: 0, index: 0, value: undefined, number: 0 };
 }
 
 export const Item: MessageFns<Item> = {
@@ -1557,6 +1582,9 @@ export const Item: MessageFns<Item> = {
     }
     if (message.value !== undefined) {
       Value.encode(message.value, writer.uint32(26).fork()).join();
+    }
+    if (message.number !== 0) {
+      writer.uint32(33).double(message.number);
     }
     return writer;
   },
@@ -1596,6 +1624,14 @@ export const Item: MessageFns<Item> = {
             }
 
             message.value = Value.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 33) {
+              break;
+            }
+
+            message.number = reader.double();
             continue;
           }
         }
@@ -1794,7 +1830,7 @@ export const TakeBack: MessageFns<TakeBack> = {
 };
 
 function createBaseTakenBack(): TakenBack {
-  return { lease: 0, tasks: [], blocked: false, retiring: false };
+  return { lease: 0, tasks: [], blocked: false, retiring: false, number: 0 };
 }
 
 export const TakenBack: MessageFns<TakenBack> = {
@@ -1814,6 +1850,9 @@ export const TakenBack: MessageFns<TakenBack> = {
     }
     if (message.retiring !== false) {
       writer.uint32(32).bool(message.retiring);
+    }
+    if (message.number !== 0) {
+      writer.uint32(41).double(message.number);
     }
     return writer;
   },
@@ -1871,6 +1910,14 @@ export const TakenBack: MessageFns<TakenBack> = {
             }
 
             message.retiring = reader.bool();
+            continue;
+          }
+          case 5: {
+            if (tag !== 41) {
+              break;
+            }
+
+            message.number = reader.double();
             continue;
           }
         }
@@ -2015,7 +2062,7 @@ export const ObjectReply: MessageFns<ObjectReply> = {
 };
 
 function createBaseBorrowAdd(): BorrowAdd {
-  return { objects: [], barrier: 0 };
+  return { objects: [], number: 0 };
 }
 
 export const BorrowAdd: MessageFns<BorrowAdd> = {
@@ -2027,8 +2074,8 @@ export const BorrowAdd: MessageFns<BorrowAdd> = {
       }
       writer.join();
     }
-    if (message.barrier !== 0) {
-      writer.uint32(17).double(message.barrier);
+    if (message.number !== 0) {
+      writer.uint32(25).double(message.number);
     }
     return writer;
   },
@@ -2064,12 +2111,12 @@ export const BorrowAdd: MessageFns<BorrowAdd> = {
 
             break;
           }
-          case 2: {
-            if (tag !== 17) {
+          case 3: {
+            if (tag !== 25) {
               break;
             }
 
-            message.barrier = reader.double();
+            message.number = reader.double();
             continue;
           }
         }
@@ -2086,13 +2133,13 @@ export const BorrowAdd: MessageFns<BorrowAdd> = {
 };
 
 function createBaseBorrowAdded(): BorrowAdded {
-  return { barrier: 0 };
+  return { number: 0 };
 }
 
 export const BorrowAdded: MessageFns<BorrowAdded> = {
   encode(message: BorrowAdded, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.barrier !== 0) {
-      writer.uint32(9).double(message.barrier);
+    if (message.number !== 0) {
+      writer.uint32(17).double(message.number);
     }
     return writer;
   },
@@ -2110,12 +2157,12 @@ export const BorrowAdded: MessageFns<BorrowAdded> = {
       while (reader.pos < end) {
         const tag = reader.uint32();
         switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 9) {
+          case 2: {
+            if (tag !== 17) {
               break;
             }
 
-            message.barrier = reader.double();
+            message.number = reader.double();
             continue;
           }
         }
@@ -2132,7 +2179,7 @@ export const BorrowAdded: MessageFns<BorrowAdded> = {
 };
 
 function createBaseBorrowRemove(): BorrowRemove {
-  return { objects: [] };
+  return { objects: [], number: 0 };
 }
 
 export const BorrowRemove: MessageFns<BorrowRemove> = {
@@ -2143,6 +2190,9 @@ export const BorrowRemove: MessageFns<BorrowRemove> = {
         writer.double(v);
       }
       writer.join();
+    }
+    if (message.number !== 0) {
+      writer.uint32(17).double(message.number);
     }
     return writer;
   },
@@ -2177,6 +2227,14 @@ export const BorrowRemove: MessageFns<BorrowRemove> = {
             }
 
             break;
+          }
+          case 2: {
+            if (tag !== 17) {
+              break;
+            }
+
+            message.number = reader.double();
+            continue;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
