@@ -59,6 +59,10 @@ function labels(text: string): Record<string, string> {
   return out
 }
 
+function folders(text: string, before: readonly string[] = []): string[] {
+  return [...before, text]
+}
+
 function version(): string {
   return (JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as { version: string }).version
 }
@@ -100,8 +104,14 @@ program
   .option('--cpus <n>', 'cpus to lend (default: those of this machine)', positive)
   .option('--gpus <n>', 'gpus to lend (default: those of this machine)', positive)
   .option('--memory-bytes <n>', 'memory to lend (default: 0.7 of the machine)', whole)
+  .option('--memory-limit-bytes <n>', 'memory that workers may use together before some are ended (default: what the machine or its control group has)', whole)
   .option('--resources <list>', 'custom resources, as name=amount,name=amount', resources)
   .option('--store-bytes <n>', 'capacity of the object store (default: 0.3 of the memory)', whole)
+  .option('--spill-dir <folder>', 'a folder for objects that the store has no room for; once per disk (default: the folder of the session)', folders)
+  .option('--spill-quota <n>', 'most bytes in each of those folders (default: 0.9 of what its disk has free)', whole)
+  .option('--spill-s3 <bucket/prefix>', 'a bucket in their place; keys, region and endpoint come from the variables of AWS')
+  .option('--spill-s3-endpoint <url>', 'of a server that is not AWS (default: AWS_ENDPOINT_URL)')
+  .option('--no-spill', 'objects go nowhere: a full store stays full')
   .option('--prestart <n>', 'workers kept warm (default: as many as cpus)', whole)
   .option('--workers-max <n>', 'most workers that are actors (default: 1024)', whole)
   .option('--idle-timeout-ms <n>', 'idle workers beyond those end after this (default: 10000)', whole)

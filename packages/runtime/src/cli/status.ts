@@ -3,6 +3,7 @@
  */
 import pico from 'picocolors'
 import type { Resources } from '../net/gen/node.ts'
+import type { StoreUsage } from '../objects/segment-directory-events.ts'
 import { formatBytes, UNIT } from '../state/resources.ts'
 import { ClusterClient } from './client.ts'
 import { clean, colourState, formatMs, note, print, printJson } from './output.ts'
@@ -20,13 +21,7 @@ interface NodeRow {
   readonly cause?: string
   /** Absent: the node did not answer, or is dead. */
   readonly workers?: Readonly<Record<string, number>>
-  readonly store?: {
-    readonly capacityBytes: number
-    readonly fileBytes: number
-    readonly liveBytes: number
-    readonly objects: number
-    readonly spilledBytes?: number
-  }
+  readonly store?: StoreUsage
   readonly queued: number
 }
 
@@ -70,11 +65,20 @@ function printNode({ node, pid, host, state, head, total, available, labels, wor
   if (state === 'DEAD') return
   print(`  in use   ${usage(total, available)}`)
   if (workers !== undefined) print(`  workers  ${counts(workers)}; ${queued} in its queue`)
-  if (store === undefined) return
-  const spilled = store.spilledBytes === undefined || store.spilledBytes === 0 ? '' : `, ${formatBytes(store.spilledBytes)} on disk`
-  print(
-    `  store    ${formatBytes(store.liveBytes)} in ${store.objects} objects, ${formatBytes(store.fileBytes)} of ${formatBytes(store.capacityBytes)} reserved${spilled}`,
-  )
+  if (store !== undefined) print(`  store    ${storeUsage(store)}`)
+}
+
+/** What takes no room is left out. */
+function storeUsage(store: StoreUsage): string {
+  const inMemory = store.objects - store.spilledObjects
+  const parts = [
+    store.pinnedBytes > 0 ? `${formatBytes(store.pinnedBytes)} being read` : '',
+    store.copyBytes > 0 ? `${formatBytes(store.copyBytes)} copies from other nodes` : '',
+  ].filter((part) => part !== '')
+  const reserved = `${formatBytes(store.fileBytes)} of ${formatBytes(store.capacityBytes)} reserved`
+  const memory = `${formatBytes(store.liveBytes)} in ${inMemory} objects${parts.length === 0 ? '' : ` (${parts.join(', ')})`}, ${reserved}`
+  if (store.spillFileBytes === 0) return memory
+  return `${memory}; ${formatBytes(store.spilledBytes)} in ${store.spilledObjects} objects spilled, spill files ${formatBytes(store.spillFileBytes)}`
 }
 
 export async function status(address: string | undefined, json: boolean): Promise<void> {

@@ -13,8 +13,9 @@ export interface S3Options {
   readonly bucket: string
   /** Before every key; default "beamline-spill". */
   readonly prefix?: string
-  /** Default: that of AWS. */
+  /** Default: AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL, else that of AWS. */
   readonly endpoint?: string
+  /** Default: AWS_REGION or AWS_DEFAULT_REGION, else "us-east-1". */
   readonly region?: string
   /** Default: what the AWS SDK finds, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. */
   readonly credentials?: { readonly accessKeyId: string; readonly secretAccessKey: string }
@@ -50,7 +51,9 @@ export class S3Target implements SpillTarget {
 
   async #connect(): Promise<Connected> {
     const sdk = await import('@aws-sdk/client-s3')
-    const { endpoint, region = 'us-east-1', credentials } = this.#options
+    const { endpoint = variable('AWS_ENDPOINT_URL_S3', 'AWS_ENDPOINT_URL'), region = variable('AWS_REGION', 'AWS_DEFAULT_REGION') ?? 'us-east-1' } =
+      this.#options
+    const { credentials } = this.#options
     const s3 = new sdk.S3Client({
       region,
       // Servers other than Amazon's have one address for all buckets, and do not know the newer checksums.
@@ -107,6 +110,11 @@ export class S3Target implements SpillTarget {
   #key(file: string): { Bucket: string; Key: string } {
     return { Bucket: this.#options.bucket, Key: `${this.#prefix}/${file}` }
   }
+}
+
+/** Of the first of these variables that is set. */
+function variable(...names: string[]): string | undefined {
+  return names.map((name) => process.env[name]).find((value) => value !== undefined && value !== '')
 }
 
 /** The chunks of {@link readParts} are used again, and a request keeps several. */

@@ -47,6 +47,10 @@ test('a wrong command line ends with status 2 and says what is wrong', async () 
     [['start', '--head', '--cpus', 'many'], /not negative/],
     [['list', 'tasks', '--limit', '-1'], /whole number/],
     [['start', '--head', '--resources', 'tape'], /name=amount/],
+    [['start', '--head', '--no-spill', '--spill-quota', '1'], /either --no-spill or places to spill to/],
+    [['start', '--head', '--spill-s3', 'bucket', '--spill-dir', folder], /either --spill-s3 or folders/],
+    [['start', '--head', '--spill-s3-endpoint', 'http://127.0.0.1:1'], /--spill-s3-endpoint needs --spill-s3/],
+    [['start', '--head', '--spill-s3', '/'], /BUCKET\/PREFIX/],
   ] as const) {
     const { status, stderr } = await beamline([...args])
     expect([args, status]).toEqual([args, 2])
@@ -57,6 +61,10 @@ test('a wrong command line ends with status 2 and says what is wrong', async () 
 })
 
 test('a value that no cluster can have ends with status 1', async () => {
+  expect(await beamline(['start', '--head', '--spill-dir', '/nowhere'])).toMatchObject({
+    status: 1,
+    stderr: 'error: --spill-dir: there is no folder /nowhere\n',
+  })
   const { status, stderr } = await beamline(['start', '--head', '--resources', 'gpus=1'])
   expect([status, stderr]).toEqual([1, 'error: resources.gpus is 1; expected the option "gpus" itself\n'])
 })
@@ -74,6 +82,9 @@ describe('with a head that runs', () => {
       'tape=2',
       '--store-bytes',
       '67108864',
+      '--no-spill',
+      '--memory-limit-bytes',
+      '8000000000',
       '--json',
     ])
     expect([status, stderr]).toEqual([0, ''])
@@ -102,6 +113,7 @@ describe('with a head that runs', () => {
     const text = (await beamline(['status', '--address', head.address])).stdout
     expect(text).toContain(`cluster ${head.cluster} at ${head.address}`)
     expect(text).toMatch(/in use +0 of 2 cpus, .*, 0 of 2 "tape"/)
+    expect(text).toMatch(/store +0 B in 0 objects, 0 B of 64\.0 MiB reserved\n/)
   })
 
   test('a wrong token ends with status 1', async () => {
