@@ -73,6 +73,8 @@ export const LIMITS = {
   packageMemoryBytes: 536_870_912,
   /** Unpacked code that a node keeps for jobs to come. */
   packageCacheBytes: 4_294_967_296,
+  /** A program whose daemon was killed looks so long for another one. */
+  reconnectMs: 60_000,
   /** How long `init` waits for the daemon. */
   startMs: 20_000,
   /** How long a stop in order may take before what is left is killed. */

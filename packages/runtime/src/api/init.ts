@@ -14,6 +14,7 @@ import type { SpillOptions } from '../daemon/options.ts'
 import type { Attachable } from '../daemon/session.ts'
 import type { DaemonHandle } from '../daemon/start.ts'
 import { BeamlineError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
 import type { JobConfig } from '../net/gen/node.ts'
 import type { CodePackage } from '../packages/pack.ts'
 import { KINDS } from './kinds.ts'
@@ -59,6 +60,11 @@ export interface InitOptions {
    * all of that folder. Default: the folder that the program runs in, and the code root of its entry file, see the decision on code packages.
    */
   readonly env?: Environment
+  /**
+   * How long a program waits, when the daemon of a cluster of several machines that it attached to was killed, for another daemon of that cluster on its
+   * machine. Meanwhile nothing fails, and what runs on other machines goes on. 0: not at all. Default 60,000.
+   */
+  readonly reconnectMs?: number
   /** Show what workers print. Default true. */
   readonly logToDriver?: boolean
   /** No warnings on stderr. Default false. */
@@ -80,6 +86,7 @@ const INIT_OPTIONS = [
   'idleTimeoutMs',
   'namespace',
   'env',
+  'reconnectMs',
   'logToDriver',
   'quiet',
 ]
@@ -130,6 +137,10 @@ export async function init(options: InitOptions = {}): Promise<Cluster> {
 }
 
 async function start(options: InitOptions): Promise<Cluster> {
+  const { reconnectMs = LIMITS.reconnectMs } = options
+  if (typeof reconnectMs !== 'number' || !(reconnectMs >= 0)) {
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'reconnectMs', got: String(reconnectMs), expected: 'milliseconds, 0 or more' })
+  }
   const address = options.address ?? (process.env['BEAMLINE_ADDRESS'] || undefined)
   enableCompileCache()
   // The daemon's process comes first: its start is the longest part. What this process needs (network part, parser and
@@ -163,6 +174,9 @@ async function start(options: InitOptions): Promise<Cluster> {
       kinds: KINDS,
     })
     if (code) await import('../packages/upload.ts').then(({ uploadCode }) => uploadCode(runtime, code))
+    if (daemon === undefined && found.host !== '' && reconnectMs > 0) {
+      runtime.outlive({ withinMs: reconnectMs, find: (await import('../daemon/session.ts')).findSuccessor })
+    }
   } catch (error) {
     await daemon?.stop()
     throw BeamlineError.is(error)

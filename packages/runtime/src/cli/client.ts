@@ -48,7 +48,9 @@ export class ClusterClient {
       if (BeamlineError.is(error, 'UNAUTHENTICATED')) reject(error)
       else reject(new CommandError(EXIT.noCluster, `no cluster answers at ${found.address}${error === undefined ? '' : `: ${error.message}`}`))
     })
-    link.send({ body: { $case: 'hello', value: { process: randomBytes(8).toString('hex'), kind: 'cli', pid: process.pid, address: '', job: undefined } } })
+    link.send({
+      body: { $case: 'hello', value: { process: randomBytes(8).toString('hex'), kind: 'cli', pid: process.pid, address: '', job: undefined, again: false } },
+    })
     return new ClusterClient(found.address, link, await promise, answers)
   }
 

@@ -4,6 +4,7 @@
  */
 import type { NodeMessage, ProcessMessage, StoredObject, StoredPlace } from '../net/gen/node.ts'
 import type { Place, Ref } from '../net/gen/peer.ts'
+import type { Block } from '../objects/segments.ts'
 import type { Encoded } from '../objects/codec.ts'
 import { snapshot, write } from '../objects/codec.ts'
 import { BeamlineError } from '../errors.ts'
@@ -14,6 +15,16 @@ type Segments = typeof import('../objects/segments.ts')
 type Granted = { segment: string; path: string; bytes: number }
 type NodeBody<K extends string> = Extract<NonNullable<NodeMessage['body']>, { $case: K }>['value']
 
+/** What this process wrote into the store of one node, whose segments have names of their own. */
+interface Writing {
+  readonly node: string
+  readonly pool: InstanceType<Segments['SegmentPool']>
+  /** Segments that this process writes, to reuse its own blocks at once. */
+  readonly mine: Set<string>
+  /** Blocks of those segments that hold an object, and which one: news from the node about a block may come after it was used again. */
+  readonly written: Map<string, string>
+}
+
 export class ObjectStore {
   readonly #send: (message: ProcessMessage) => void
   /** The objects that this process reads. */
@@ -21,18 +32,16 @@ export class ObjectStore {
   /** The node of this process, where its segments are; known once it is attached. */
   node = ''
   #loading: Promise<Segments> | undefined
-  #pool: InstanceType<Segments['SegmentPool']> | undefined
+  #writing: Writing | undefined
   #mapper: InstanceType<Segments['ObjectMapper']> | undefined
-  #requests = new Map<number, { resolve: (granted: Granted) => void; reject: (error: Error) => void }>()
-  #searches = new Map<number, (found: NodeBody<'objectRecovered'> | undefined) => void>()
+  /** At the node before, until that is elsewhere. */
+  #writingBefore: Writing | undefined
+  #requests = new Map<number, { bytes: number; resolve: (granted: Granted) => void; reject: (error: Error) => void }>()
+  #searches = new Map<number, { message: ProcessMessage; resolve: (found: NodeBody<'objectRecovered'> | undefined) => void }>()
   #nextRequest = 1
   /** Additions and removals since the last flush, in order: a block may be freed and taken again within one turn. */
   #changes: ({ added: StoredObject } | { freed: StoredPlace })[] = []
   #scheduled = false
-  /** Segments that this process writes, to reuse its own blocks at once. */
-  #mine = new Set<string>()
-  /** Blocks of those segments that hold an object, and which one: news from the node about a block may come after it was used again. */
-  #written = new Map<string, string>()
   #failed: Error | undefined
   /** Bytes of objects that this process owns in shared memory. */
   ownedBytes = 0
@@ -50,14 +59,24 @@ export class ObjectStore {
     this.#loading ??= import('../objects/segments.ts')
     const { SegmentPool, ObjectMapper } = await this.#loading
     this.#mapper ??= new ObjectMapper()
-    this.#pool ??= new SegmentPool(
-      (bytes) => this.#request(bytes),
-      (segment) => {
-        this.#mine.delete(segment)
-        this.#flush() // what was freed in it must be known before somebody else gets it
-        this.#send({ body: { $case: 'segmentReturn', value: { segment } } })
-      },
-    )
+    this.#writing ??= this.#write(SegmentPool)
+  }
+
+  #write(SegmentPool: Segments['SegmentPool']): Writing {
+    const { node } = this
+    const mine = new Set<string>()
+    const giveBack = (segment: string): void => {
+      mine.delete(segment)
+      if (this.node !== node) return
+      this.#flush() // what was freed in it must be known before somebody else gets it
+      this.#send({ body: { $case: 'segmentReturn', value: { segment } } })
+    }
+    const request = async (bytes: number): Promise<Granted> => {
+      const granted = await this.#request(bytes)
+      mine.add(granted.segment)
+      return granted
+    }
+    return { node, pool: new SegmentPool(request, giveBack), mine, written: new Map() }
   }
 
   get isReady(): boolean {
@@ -69,7 +88,7 @@ export class ObjectStore {
     const request = this.#nextRequest++
     this.#flush()
     this.#send({ body: { $case: 'segmentRequest', value: { request, bytes } } })
-    return new Promise((resolve, reject) => this.#requests.set(request, { resolve, reject }))
+    return new Promise((resolve, reject) => this.#requests.set(request, { bytes, resolve, reject }))
   }
 
   granted(grant: NodeBody<'segmentGrant'>): void {
@@ -77,10 +96,7 @@ export class ObjectStore {
     this.#requests.delete(grant.request)
     if (!waiting) return
     if (grant.failure) waiting.reject(wireError(grant.failure))
-    else {
-      this.#mine.add(grant.segment)
-      waiting.resolve({ segment: grant.segment, path: grant.path, bytes: grant.bytes })
-    }
+    else waiting.resolve({ segment: grant.segment, path: grant.path, bytes: grant.bytes })
   }
 
   /**
@@ -88,21 +104,26 @@ export class ObjectStore {
    */
   async write(encoded: Encoded, object: Ref): Promise<Place> {
     let source = encoded
-    if (!this.#pool) {
+    if (!this.#writing) {
       source = snapshot(encoded)
       await this.ready()
     }
-    const allocated = this.#pool!.allocate(encoded.byteLength)
+    const writing = this.#writing!
+    const allocated = writing.pool.allocate(encoded.byteLength)
     if (allocated instanceof Promise && source === encoded) source = snapshot(encoded)
     const block = allocated instanceof Promise ? await allocated : allocated
     try {
       write(source, block.view)
     } catch (error) {
-      this.#pool!.free(block.segment, block.offset, block.bytes)
+      writing.pool.free(block.segment, block.offset, block.bytes)
       throw error
     }
-    this.#written.set(`${block.segment}:${block.offset}`, `${object.owner}:${object.object}`)
-    return { path: block.path, segment: block.segment, offset: block.offset, bytes: encoded.byteLength, object, node: this.node }
+    return this.#placed(writing, block, encoded.byteLength, object)
+  }
+
+  #placed({ node, written }: Writing, { path, segment, offset }: Block, bytes: number, object: Ref): Place {
+    written.set(`${segment}:${offset}`, `${object.owner}:${object.object}`)
+    return { path, segment, offset, bytes, object, node }
   }
 
   /** The bytes of a pinned object; `onCollected` runs when no view of them is left. */
@@ -131,13 +152,16 @@ export class ObjectStore {
     if (this.#failed) return undefined
     const request = this.#nextRequest++
     const { bytes, node } = place
-    this.#send({ body: { $case: 'objectRecover', value: { request, object: object.object, lostNode: node, bytes, label } } })
-    const found = await new Promise<NodeBody<'objectRecovered'> | undefined>((resolve) => this.#searches.set(request, resolve))
+    const kept = this.#keptOf(place)
+    if (kept) return await this.#copyOf(kept, object)
+    const message: ProcessMessage = { body: { $case: 'objectRecover', value: { request, object: object.object, lostNode: node, bytes, label } } }
+    this.#send(message)
+    const found = await new Promise<NodeBody<'objectRecovered'> | undefined>((resolve) => this.#searches.set(request, { message, resolve }))
     return found && { path: '', segment: found.segment, offset: found.offset, bytes, object, node: found.node }
   }
 
   recovered(answer: NodeBody<'objectRecovered'>): void {
-    this.#searches.get(answer.request)?.(answer.node === '' ? undefined : answer)
+    this.#searches.get(answer.request)?.resolve(answer.node === '' ? undefined : answer)
     this.#searches.delete(answer.request)
   }
 
@@ -147,30 +171,34 @@ export class ObjectStore {
     const { segment, offset, bytes, node, object = { owner: '', object: 0, address: '' } } = place
     this.#changes.push({ freed: { segment, offset, bytes, node, owner: object.owner, object: object.object } })
     this.#schedule()
-    this.#free(segment, offset, bytes, object)
+    this.#free(place)
   }
 
   /** A place that was written here and never reached its owner. */
-  abandon({ segment, offset, bytes, object = { owner: '', object: 0, address: '' } }: Place): void {
-    this.#free(segment, offset, bytes, object)
+  abandon(place: Place): void {
+    this.#free(place)
   }
 
-  #free(segment: string, offset: number, bytes: number, { owner, object }: { owner: string; object: number }): void {
+  #free({ node, segment, offset, bytes, object: name }: Place): void {
+    const writing = node === this.node ? this.#writing : node === this.#writingBefore?.node ? this.#writingBefore : undefined
     const block = `${segment}:${offset}`
-    if (!this.#mine.has(segment) || this.#written.get(block) !== `${owner}:${object}`) return
-    this.#written.delete(block)
-    this.#pool?.free(segment, offset, bytes)
+    if (!writing?.mine.has(segment) || writing.written.get(block) !== `${name?.owner ?? ''}:${name?.object ?? 0}`) return
+    writing.written.delete(block)
+    writing.pool.free(segment, offset, bytes)
+    if (writing === this.#writingBefore) writing.pool.releaseEmpty()
   }
 
   /** `giveBack`: the store is short of memory. */
   blocksFreed({ places, giveBack }: { readonly places: readonly StoredPlace[]; readonly giveBack: boolean }): void {
-    for (const place of places) this.#free(place.segment, place.offset, place.bytes, place)
+    for (const { segment, offset, bytes, owner, object } of places) {
+      this.#free({ path: '', segment, offset, bytes, node: this.node, object: { owner, object, address: '' } })
+    }
     if (giveBack) this.releaseEmpty()
   }
 
   /** Gives empty slabs back to the node. */
   releaseEmpty(): void {
-    this.#pool?.releaseEmpty()
+    this.#writing?.pool.releaseEmpty()
   }
 
   #schedule(): void {
@@ -193,18 +221,56 @@ export class ObjectStore {
     }
   }
 
+  /** What this process wrote into the store of its node before, it still has: nobody else does. */
+  wroteBefore(place: Place): boolean {
+    return this.#keptOf(place) !== undefined
+  }
+
+  #keptOf({ node, segment, offset, bytes }: Place): Uint8Array | undefined {
+    return node === this.#writingBefore?.node ? this.#writingBefore.pool.view(segment, offset, bytes) : undefined
+  }
+
+  async #copyOf(kept: Uint8Array, object: Ref): Promise<Place | undefined> {
+    try {
+      await this.ready()
+      const writing = this.#writing!
+      const block = await writing.pool.allocate(kept.length)
+      block.view.set(kept)
+      return this.#placed(writing, block, kept.length, object)
+    } catch {
+      return undefined // no room: it is lost like any other
+    }
+  }
+
+  /**
+   * The daemon of this process is another one, on the same machine: what was asked is asked again.
+   *
+   * @param elsewhere - objects that this process owns in the stores of other nodes: some of its messages about them may have been lost
+   */
+  attachedAgain(node: string, elsewhere: readonly StoredObject[]): void {
+    this.node = node
+    this.#writingBefore?.pool.close()
+    this.#writingBefore = this.#writing
+    this.#writing = undefined
+    this.pins.attachedAgain()
+    if (elsewhere.length > 0) this.#send({ body: { $case: 'objectsAdded', value: { objects: [...elsewhere] } } })
+    for (const [request, { bytes }] of this.#requests) this.#send({ body: { $case: 'segmentRequest', value: { request, bytes } } })
+    for (const { message } of this.#searches.values()) this.#send(message)
+  }
+
   /** The node is gone: nobody grants segments any more. */
   fail(error: Error): void {
     this.#failed = error
     this.pins.fail(error)
     for (const { reject } of this.#requests.values()) reject(error)
     this.#requests.clear()
-    for (const answer of this.#searches.values()) answer(undefined)
+    for (const { resolve } of this.#searches.values()) resolve(undefined)
     this.#searches.clear()
   }
 
   close(): void {
-    this.#pool?.close()
+    this.#writingBefore?.pool.close()
+    this.#writing?.pool.close()
     this.#mapper?.close()
   }
 }

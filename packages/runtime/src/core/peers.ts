@@ -144,7 +144,7 @@ export interface PeerPort {
   linkLost(process: string): void
   /** The link to the process is interrupted: is it dead? Asked again while it is. */
   suspect(process: string, node: string): void
-  isDead(node: string): boolean
+  isDead(process: string, node: string): boolean
 }
 
 const SUSPECT_MS = 1_000
@@ -176,7 +176,7 @@ export class Peers {
     this.#byProcess.set(process, peer)
     peer.link.send({ body: { $case: 'introduce', value: { process: self, address: ownAddress, node } } })
     this.#receive(peer)
-    if (this.#dead.has(process) || this.#port.isDead(peer.node)) queueMicrotask(() => link.abort(new Error(`process ${process} is dead`)))
+    if (this.#dead.has(process) || this.#port.isDead(process, peer.node)) queueMicrotask(() => link.abort(new Error(`process ${process} is dead`)))
     return peer
   }
 
@@ -214,7 +214,7 @@ export class Peers {
   }
 
   #introduced(peer: Peer, { process, address, node }: { process: string; address: string; node: string }): void {
-    if (this.#dead.has(process) || this.#port.isDead(node)) return peer.link.abort(new Error(`process ${process} was declared dead`))
+    if (this.#dead.has(process) || this.#port.isDead(process, node)) return peer.link.abort(new Error(`process ${process} was declared dead`))
     peer.process = process
     peer.address = address
     peer.node = node

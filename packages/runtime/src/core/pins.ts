@@ -30,9 +30,12 @@ export interface Pin {
   release(): void
 }
 
+const NOBODYS = { owner: '', object: 0, address: '' }
+
 class OpenPin implements Pin {
   readonly id: number
   readonly key: string
+  readonly place: Place
   readonly ready: Promise<PinnedMemory>
   memory: PinnedMemory | undefined = undefined
   use: PinUse
@@ -41,9 +44,10 @@ class OpenPin implements Pin {
   reject: (error: Error) => void
   readonly #closed: (pin: OpenPin) => void
 
-  constructor(id: number, key: string, use: PinUse, closed: (pin: OpenPin) => void) {
+  constructor(id: number, key: string, place: Place, use: PinUse, closed: (pin: OpenPin) => void) {
     this.id = id
     this.key = key
+    this.place = place
     this.use = use
     this.#closed = closed
     const { promise, resolve, reject } = Promise.withResolvers<PinnedMemory>()
@@ -78,26 +82,27 @@ export class Pins {
 
   /** One more reader of the object at `place`. */
   take(place: Place, use: PinUse): Pin {
-    const { owner, object, address } = place.object ?? { owner: '', object: 0, address: '' }
+    const { owner, object } = place.object ?? NOBODYS
     const key = `${owner}:${object}@${place.node}:${place.segment}:${place.offset}`
     let pin = this.#byObject.get(key)
     if (!pin) {
-      pin = new OpenPin(this.#next++, key, use, this.#closed)
+      pin = new OpenPin(this.#next++, key, place, use, this.#closed)
       if (this.#failed) pin.reject(this.#failed)
       else {
         this.#byObject.set(key, pin)
         this.#unanswered.set(pin.id, pin)
-        this.#ask(pin, place, owner, object, address)
+        this.#ask(pin)
       }
     } else if (use === 'get' && pin.use !== 'get' && !pin.memory) {
       pin.use = use // somebody waits for it now: the daemon learns that it is urgent
-      this.#ask(pin, place, owner, object, address)
+      this.#ask(pin)
     }
     pin.readers++
     return pin
   }
 
-  #ask({ id, use }: OpenPin, { segment, offset, bytes, node }: Place, owner: string, object: number, ownerAddress: string): void {
+  #ask({ id, use, place: { segment, offset, bytes, node, object: name = NOBODYS } }: OpenPin): void {
+    const { owner, object, address: ownerAddress } = name
     const place = { segment, offset, bytes, node, owner, object }
     this.#send({ body: { $case: 'objectPin', value: { pin: id, owner, object, node, place, use, ownerAddress } } })
   }
@@ -125,6 +130,12 @@ export class Pins {
     this.#unanswered.delete(pin.id)
     if (this.#closing.push(pin.id) > 1) return
     setImmediate(() => this.#send({ body: { $case: 'objectUnpin', value: { pins: this.#closing.splice(0) } } }))
+  }
+
+  /** Another daemon has no pins of this process: what is read stays mapped, what is waited for is asked for again. */
+  attachedAgain(): void {
+    for (const pin of this.#byObject.values()) if (pin.memory) this.#byObject.delete(pin.key)
+    for (const pin of this.#unanswered.values()) this.#ask(pin)
   }
 
   /** The node is gone: what is pinned stays readable, nothing more comes. */

@@ -218,6 +218,11 @@ export class References implements EntryHome {
     return owners
   }
 
+  /** Objects of this process whose bytes are in the store of a node. */
+  *stored(): Iterable<{ readonly entry: ObjectEntry; readonly place: Place }> {
+    for (const entry of this.#shared.values()) if (entry.stored?.kind === 'place') yield { entry, place: entry.stored.place }
+  }
+
   borrowAdded(process: string, numbers: readonly number[]): void {
     for (const number of numbers) this.#shared.get(number)?.addBorrower(process)
   }

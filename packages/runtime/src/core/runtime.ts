@@ -11,7 +11,7 @@ import { BeamlineError } from '../errors.ts'
 import { ship } from '../functions/index.ts'
 import { LIMITS } from '../limits.ts'
 import { formatEndpoint } from '../net/endpoint.ts'
-import { dial, type Link, listen, NODE_SERVICE, type Server } from '../net/link.ts'
+import { type Link, listen, type Server } from '../net/link.ts'
 import type {
   Failure,
   JobConfig,
@@ -33,6 +33,7 @@ import { Groups } from './groups.ts'
 import { KeepAlive } from './keep-alive.ts'
 import { Lineage, Unrepeatable } from './lineage.ts'
 import type { Extras, ObjectEntry, Stored } from './object-entry.ts'
+import { NodeConnection, type Successor } from './node-connection.ts'
 import { ObjectStore } from './object-store.ts'
 import { type Peer, type PeerPort, Peers, whenCollected } from './peers.ts'
 import { type ReferencePort, References } from './references.ts'
@@ -44,6 +45,7 @@ import { Values } from './values.ts'
 import { wireError } from './wire-error.ts'
 
 const log = debug('core')
+const KILLED = 'its daemon was killed'
 const PUT = 'put() stored it, and only results of tasks can be made again: put it again, or make it in a task'
 
 export interface AttachOptions {
@@ -80,7 +82,7 @@ export class Runtime implements ReferencePort, PeerPort {
   /** How others reach this process. */
   address: string
   /** The node of this process; "" in a cluster of one. */
-  readonly node: string
+  node: string
   readonly kinds: ExternalKinds
   readonly references: References
   readonly store: ObjectStore
@@ -95,22 +97,21 @@ export class Runtime implements ReferencePort, PeerPort {
   /** Here and not imported by the API: a program that only imports the package loads no parser. */
   readonly ship: typeof ship = ship
   readonly events: EventEmitter<RuntimeEvents> = new EventEmitter()
-  readonly #node: Link<ProcessMessage, NodeMessage>
+  readonly #node: NodeConnection
   #server: Server | undefined
-  #welcome: Welcome | undefined
   #closing = false
-  /** Why the node ends this process, once it said so. */
-  #stopReason: string | undefined
   /** Set once the node is gone. */
   lost: Error | undefined
   readonly #reported = new Map<string, WorkerLost>()
   /** Nodes that are gone, and why. */
   readonly #lostNodes = new Map<string, string>()
+  /** Drivers that are attached elsewhere by now, though their addresses name nodes that are gone. */
+  readonly #survivors = new Set<string>()
   /** Processes that were just declared dead. */
   readonly #whyLost = new Map<string, string>()
   /** Namespace of named actors in this process. */
   namespace = ''
-  #queries = new Map<number, (json: string) => void>()
+  #queries = new Map<number, { readonly message: ProcessMessage; readonly resolve: (json: string) => void }>()
   #nextQuery = 1
 
   private constructor(options: AttachOptions) {
@@ -143,42 +144,41 @@ export class Runtime implements ReferencePort, PeerPort {
     this.actors = new Actors(this)
     this.groups = new Groups(this)
     this.executor = new Executor(this)
-    this.#node = dial(NODE_SERVICE, options.nodeAddress, options.token, { background: true })
+    this.#node = new NodeConnection(options.nodeAddress, options.token, {
+      message: (message) => this.#nodeMessage(message),
+      detached: (welcome, withinMs) => this.#detached(welcome, withinMs),
+      attached: (welcome, again) => {
+        if (again) this.#attachedAgain(welcome)
+        else this.store.node = welcome.node
+      },
+      lost: (error) => this.#nodeLost(error),
+    })
   }
 
   /** Joins the node at `nodeAddress`. */
   static async attach(options: AttachOptions): Promise<Runtime> {
     const runtime = new Runtime(options)
     options.prepare?.(runtime)
-    const welcomed = new Promise<Welcome>((resolve, reject) => {
-      runtime.#node.onMessage((message) => {
-        if (message.body?.$case === 'welcome') {
-          runtime.#welcome = message.body.value
-          runtime.store.node = message.body.value.node
-          resolve(message.body.value)
-        } else runtime.#nodeMessage(message)
-      })
-      runtime.#node.onClose((error) => {
-        reject(error ?? new BeamlineError('NODE_DIED', { reason: 'it closed the connection' }))
-        runtime.#nodeLost(error)
-      })
-    })
-    welcomed.catch(() => undefined)
     const { process: id, kind, job, network } = options
     const addresses = network ? [options.address, `${network.host}:0`] : [options.address]
     const handlers = { peer: (link: Link<PeerMessage, PeerMessage>) => runtime.peers.accept(link) }
     runtime.#server = await listen(addresses, options.token, handlers, { background: true, tls: network?.tls, identity: id })
     const [unix = '', tcp = ''] = runtime.#server.addresses
     runtime.address = formatEndpoint({ unix, node: runtime.node, tcp })
-    runtime.sendToNode({ body: { $case: 'hello', value: { process: id, kind, pid: process.pid, address: runtime.address, job } } })
-    await runtime.keepAlive.during(welcomed)
+    const hello = { process: id, kind, pid: process.pid, address: runtime.address, job, again: false }
+    await runtime.keepAlive.during(runtime.#node.attach(hello))
     if (job) runtime.namespace = job.namespace
     return runtime
   }
 
+  /** From now on this driver goes on when its daemon is killed. */
+  outlive(successor: Successor): void {
+    this.#node.successor = successor
+  }
+
   /** Facts of the cluster that this process belongs to. */
   get cluster(): Welcome {
-    return this.#welcome as Welcome
+    return this.#node.welcome as Welcome
   }
 
   sendToNode(message: ProcessMessage): void {
@@ -305,7 +305,7 @@ export class Runtime implements ReferencePort, PeerPort {
     if (!body) return
     switch (body.$case) {
       case 'leaseGranted':
-        return this.submitter.granted(body.value.key, body.value.lease, body.value.worker, body.value.address)
+        return this.submitter.granted(body.value)
       case 'leaseReclaim':
         return this.submitter.reclaim(body.value.lease)
       case 'workerLost':
@@ -360,7 +360,7 @@ export class Runtime implements ReferencePort, PeerPort {
         void this.#answer(body.value)
         return
       case 'queryReply':
-        this.#queries.get(body.value.request)?.(body.value.json)
+        this.#queries.get(body.value.request)?.resolve(body.value.json)
         this.#queries.delete(body.value.request)
         return
       case 'assign':
@@ -368,7 +368,6 @@ export class Runtime implements ReferencePort, PeerPort {
         this.events.emit('assign', body.value)
         return
       case 'exit':
-        this.#stopReason = body.value.reason
         this.events.emit('exit', body.value.reason)
         return
       default:
@@ -385,8 +384,9 @@ export class Runtime implements ReferencePort, PeerPort {
   async query(what: string, limit: number): Promise<unknown> {
     if (this.lost) return null
     const request = this.#nextQuery++
-    this.sendToNode({ body: { $case: 'query', value: { request, what, limit } } })
-    return JSON.parse(await this.keepAlive.during(new Promise<string>((resolve) => this.#queries.set(request, resolve))))
+    const message: ProcessMessage = { body: { $case: 'query', value: { request, what, limit } } }
+    this.sendToNode(message)
+    return JSON.parse(await this.keepAlive.during(new Promise<string>((resolve) => this.#queries.set(request, { message, resolve }))))
   }
 
   /** @param query - `owned` is asked of an idle worker that may end: it must not live for references that nobody has any more */
@@ -425,8 +425,8 @@ export class Runtime implements ReferencePort, PeerPort {
 
   // ---------------------------------------------------------------- losses
 
-  isDead(node: string): boolean {
-    return this.#lostNodes.has(node)
+  isDead(process: string, node: string): boolean {
+    return this.#lostNodes.has(node) && !this.#survivors.has(process)
   }
 
   suspect(process: string, node: string): void {
@@ -435,18 +435,50 @@ export class Runtime implements ReferencePort, PeerPort {
 
   #processLost(process: string, cause: Failure | undefined): void {
     const why = cause ? wireError(cause).message : 'its node says that it is dead'
+    // Nobody hears this one any more, and its actors are gone.
+    if (process === this.process) return this.#nodeLost(cause && wireError(cause))
+    this.#survivors.delete(process)
     log(() => `process ${process} lost: ${why}`)
     this.#whyLost.set(process, why)
     this.peers.processDied(process, why)
   }
 
   /** A node is gone with all that was on it. What lay in its store is looked for when somebody needs it. */
-  #nodeDied({ node, number, cause }: NodeLost): void {
+  #nodeDied({ node, cause, survivors }: NodeLost): void {
     const why = cause ? wireError(cause).message : 'it is gone'
     log(() => `node ${node} lost: ${why}`)
     this.#lostNodes.set(node, why)
-    this.submitter.nodeLost(number, node, why)
-    for (const process of new Set([...this.peers.at(node), ...this.references.ownersAt(node)])) this.#processLost(process, cause)
+    for (const process of survivors) this.#survivors.add(process)
+    this.submitter.nodeLost(node, why)
+    const there = new Set([...this.peers.at(node), ...this.references.ownersAt(node)])
+    for (const process of there) if (!this.#survivors.has(process)) this.#processLost(process, cause)
+  }
+
+  /** The daemon was killed, and its workers with it. What runs elsewhere goes on. */
+  #detached({ node }: Welcome, withinMs: number): void {
+    this.submitter.nodeLost(node, KILLED)
+    this.events.emit(
+      'warning',
+      `the node daemon was killed; this program goes on with another one of its cluster if one starts on this machine within ${withinMs} ms`,
+    )
+  }
+
+  #attachedAgain({ node }: Welcome): void {
+    const gone = this.store.node
+    log(() => `attached to node ${node} in place of ${gone}`)
+    this.node = node
+    this.#lostNodes.set(gone, KILLED)
+    const stored = [...this.references.stored()]
+    const elsewhere = stored.flatMap(({ entry, place }) => {
+      const { segment, offset, bytes, node } = place
+      return node === gone ? [] : [{ segment, offset, bytes, node, object: entry.number, label: entry.producer?.label ?? '' }]
+    })
+    this.store.attachedAgain(node, elsewhere)
+    for (const { entry, place } of stored) if (this.store.wroteBefore(place)) this.lineage.lost(entry, place)
+    for (const { message } of this.#queries.values()) this.sendToNode(message)
+    this.submitter.attachedAgain()
+    this.#controlLost(false)
+    this.events.emit('warning', `attached to node ${node} in place of ${gone}`)
   }
 
   #controlLost(lost: boolean): void {
@@ -482,12 +514,14 @@ export class Runtime implements ReferencePort, PeerPort {
       this.events.emit('closed', undefined)
       return
     }
+    if (this.lost) return
+    const { stopReason } = this.#node
     this.lost = BeamlineError.is(error)
       ? error
       : new BeamlineError('NODE_DIED', {
-          reason: this.#stopReason === undefined ? (error?.message ?? 'it closed the connection') : `it stopped: ${this.#stopReason}`,
+          reason: stopReason === undefined ? (error?.message ?? 'it closed the connection') : `it stopped: ${stopReason}`,
         })
-    for (const answer of this.#queries.values()) answer('null')
+    for (const { resolve } of this.#queries.values()) resolve('null')
     this.#queries.clear()
     this.submitter.failAll(this.lost)
     this.actors.failAll(this.lost)

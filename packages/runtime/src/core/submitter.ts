@@ -7,7 +7,8 @@
 import { BeamlineError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import { debug } from '../debug.ts'
-import type { Failure, Shape } from '../net/gen/node.ts'
+import { nodeOf } from '../net/endpoint.ts'
+import type { Failure, LeaseGranted, Shape } from '../net/gen/node.ts'
 import type { Done, Item, Push, TakenBack, Value } from '../net/gen/peer.ts'
 import { encodeInline } from '../objects/codec.ts'
 import type { ActorClient } from './actors.ts'
@@ -23,8 +24,8 @@ import { fromInline } from './values.ts'
 import { decodeError, wireError } from './wire-error.ts'
 
 const EMPTY = new Uint8Array(0)
-/** Lease ids are unique in the cluster: the number of their node times this, and a count. */
-const LEASES_PER_NODE = 2 ** 32
+/** After so long, every node has said which leases it takes for held. */
+const LEASES_SAID_MS = 10_000
 const NO_ENTRIES: readonly ObjectEntry[] = []
 const NO_DEPENDENCIES: readonly Dependency[] = []
 const log = debug('core')
@@ -59,6 +60,8 @@ export class Submitter implements ShapePort {
   readonly #pumping = new Set<ShapeQueue>()
   readonly #wakes = new Map<ShapeQueue, { readonly timer: NodeJS.Timeout; readonly due: number }>()
   #pumpScheduled = false
+  /** Leases that were returned since this process is attached to another node, for a while. */
+  #returned: Set<number> | undefined
   #lost: Error | undefined
 
   constructor(runtime: Runtime) {
@@ -314,6 +317,7 @@ export class Submitter implements ShapePort {
   returnLease(lease: Lease, retire: boolean): void {
     const queue = this.#leases.get(lease.id)?.queue
     this.#leases.delete(lease.id)
+    this.#returned?.add(lease.id)
     this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: lease.id, retire } } })
     if (queue) this.#dropIdle(queue)
   }
@@ -333,7 +337,9 @@ export class Submitter implements ShapePort {
 
   // ---------------------------------------------------------------- from the node
 
-  granted(key: number, id: number, worker: string, address: string): void {
+  granted({ key, lease: id, worker, address, again }: LeaseGranted): void {
+    // Their node says what this process holds there, or held until a moment ago.
+    if (again && (this.#leases.has(id) || this.#returned?.has(id))) return
     const queue = this.#queues.get(key)
     if (!queue || this.#lost) {
       this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: id, retire: false } } })
@@ -367,14 +373,25 @@ export class Submitter implements ShapePort {
     }
   }
 
-  /** A node is gone, with all workers on it. Leases are numbered by node. */
-  nodeLost(number: number, node: string, reason: string): void {
+  /** A node is gone, with all workers on it. */
+  nodeLost(node: string, reason: string): void {
     for (const [id, { lease, queue }] of this.#leases) {
-      if (Math.floor(id / LEASES_PER_NODE) !== number) continue
+      if (nodeOf(lease.address) !== node) continue
       this.#leases.delete(id)
       const ran = queue.lost(lease)
       if (ran) this.#attemptFailed(ran, new BeamlineError('NODE_LOST', { task: ran.template.name, node, reason }))
     }
+  }
+
+  /** The daemon of this process is another one: what was asked for is asked for again. */
+  attachedAgain(): void {
+    for (const queue of this.#demands.keys()) if (queue.demanded > 0) this.demand(queue, queue.demanded, queue.queue.size)
+    // Nodes say in a moment which leases they take for held: returns may have been lost, and later ones cross those messages.
+    const returned = new Set<number>()
+    this.#returned = returned
+    setTimeout(() => {
+      if (this.#returned === returned) this.#returned = undefined
+    }, LEASES_SAID_MS).unref()
   }
 
   lossError(cause: Failure | undefined, task: string, worker: string): BeamlineError {

@@ -53,6 +53,8 @@ export async function openCluster(config: DaemonConfig): Promise<ClusterEdge> {
 
 /** Nodes that do not answer a question in this time are named as silent. */
 const ANSWER_MS = 2_000
+/** A node whose daemon was killed is declared dead so long after its machine has another: drivers are looking for that one. */
+const RETURN_MS = 3_000
 
 /** What the daemon does for other nodes. */
 export interface ClusterPort {
@@ -97,6 +99,8 @@ export class ClusterEdge {
   readonly #remote: Map<string, Remote> = new Map()
   /** Which daemons know of a process of this node. */
   readonly #introduced: Map<string, Set<string>> = new Map()
+  /** Drivers that are attached to another node than before, since that one is gone. */
+  readonly #moved: Set<string> = new Set()
   /** Who asked whether a process of another node lives. */
   readonly #suspects: Map<string, Set<string>> = new Map()
   readonly #questions: Map<number, (json: string) => void> = new Map()
@@ -299,6 +303,7 @@ export class ClusterEdge {
       case 'view': {
         const view = encodeView(instruction.view, this.#epoch)
         for (const node of view.nodes) this.#nodes.set(node.node, node)
+        this.#introduceMoved()
         if (instruction.to !== undefined) return this.mesh.send(instruction.to, { $case: 'view', value: view })
         for (const { node, state } of this.#nodes.values()) if (state !== 'DEAD') this.mesh.send(node, { $case: 'view', value: view })
         return
@@ -376,12 +381,38 @@ export class ClusterEdge {
   // ---------------------------------------------------------------- processes
 
   /** A process attached to this daemon. The head hears of every driver: what works for it anywhere lives as long as it does. */
-  attached(process: string, kind: string): void {
+  attached(process: string, kind: string, again: boolean): void {
+    if (again) {
+      this.#moved.add(process)
+      this.#remote.delete(process)
+      this.#introduceMoved()
+    }
     if (kind === 'driver') this.control(process, undefined)
+  }
+
+  /** Every node that may know such a driver must know where it is before its old node is declared dead. */
+  #introduceMoved(): void {
+    if (this.#moved.size === 0) return
+    for (const { process } of this.#local()) {
+      if (!this.#moved.has(process)) continue
+      for (const { node } of this.#others()) if (this.#introduced.get(process)?.has(node) !== true) this.fromProcess(node, process, undefined)
+    }
+  }
+
+  /** Nodes whose daemons were killed on this machine, of whatever cluster. Their drivers have a moment to come back. */
+  gone(nodes: readonly string[]): void {
+    setTimeout(() => {
+      for (const node of nodes) {
+        const reason = 'its daemon ended, and its machine has another one'
+        if (this.isHead) this.#port?.handle({ kind: 'node-left', node, reason })
+        else this.#toHead({ $case: 'leave', value: { node, reason, deadlineMs: 0 } })
+      }
+    }, RETURN_MS).unref()
   }
 
   /** A process of this node ended. */
   detached(process: string, cause: Failure | undefined): void {
+    this.#moved.delete(process)
     this.packages.gone(process)
     for (const node of this.#introduced.get(process) ?? []) this.mesh.send(node, { $case: 'processGone', value: { process, cause } })
     this.#introduced.delete(process)
@@ -389,7 +420,8 @@ export class ClusterEdge {
   }
 
   /** A process of this node lost its link to another one. */
-  suspect(asker: string, process: string, node: string): void {
+  suspect(asker: string, process: string, known: string): void {
+    const node = this.#remote.get(process)?.node ?? known
     const state = this.#nodes.get(node)?.state
     if (state === 'DEAD') return void this.#port?.deliver(asker, { $case: 'processLost', value: { process, cause: nodeDied(this.#nodes.get(node)) } })
     const askers = this.#suspects.get(process) ?? new Set()
@@ -446,7 +478,7 @@ export class ClusterEdge {
     switch (body.$case) {
       case 'register':
         if (!this.isHead) return this.mesh.send(node, { $case: 'refused', value: { code: 'NOT_HEAD', reason: `the head is at ${this.headAddress}` } })
-        for (const info of body.value.processes) this.#remote.set(info.process, { node, info })
+        for (const info of body.value.processes) this.#isAt(node, info)
         if (body.value.node?.node === node) port.handle({ kind: 'node-registered', register: body.value })
         return
       case 'registered':
@@ -494,7 +526,7 @@ export class ClusterEdge {
       case 'nodeAnswer':
         return this.#questions.get(body.value.request)?.(body.value.json)
       case 'leave':
-        if (this.isHead) return port.handle({ kind: 'node-left', node, reason: body.value.reason })
+        if (this.isHead) return port.handle({ kind: 'node-left', node: body.value.node, reason: body.value.reason })
         if (node === this.#membership?.head) port.drain(body.value.reason, body.value.deadlineMs)
         return
       case 'refused':
@@ -508,7 +540,7 @@ export class ClusterEdge {
   #fromProcess(node: string, id: string, info: ProcessInfo | undefined, body: ProcessMessage['body']): void {
     const port = this.#port as ClusterPort
     if (info !== undefined && this.#remote.get(id)?.node !== node) {
-      this.#remote.set(id, { node, info })
+      this.#isAt(node, info)
       const { kind, pid, address, job, jobId } = info
       if (kind === 'driver' || kind === 'worker' || kind === 'cli')
         port.handle({ kind: 'process-attached', process: id, node, processKind: kind, pid, address, job, jobId })
@@ -516,10 +548,16 @@ export class ClusterEdge {
     if (body !== undefined && this.#remote.get(id)?.node === node) port.fromRemote(id, body)
   }
 
+  #isAt(node: string, info: ProcessInfo): void {
+    this.#remote.set(info.process, { node, info })
+    if (info.again) this.#moved.add(info.process)
+  }
+
   #toProcess(node: string, id: string, body: MessageBody): void {
     const port = this.#port as ClusterPort
     if (port.deliver(id, body)) {
-      if (body.$case === 'leaseGranted') port.handle({ kind: 'remote-granted', node, process: id, key: body.value.key, lease: body.value.lease })
+      if (body.$case === 'leaseGranted' && !body.value.again)
+        port.handle({ kind: 'remote-granted', node, process: id, key: body.value.key, lease: body.value.lease })
     } else if (this.isHead && this.#remote.has(id)) this.sendToProcess(id, undefined, body)
   }
 
@@ -529,6 +567,7 @@ export class ClusterEdge {
     this.#suspects.delete(process)
     if (this.#remote.get(process)?.node !== node) return
     this.#remote.delete(process)
+    this.#moved.delete(process)
     port.handle({ kind: 'process-lost', process, clean: cause === undefined })
     port.remoteGone(process)
   }
@@ -540,7 +579,8 @@ export class ClusterEdge {
     if (known !== undefined) this.#nodes.set(node, { ...known, state: 'DEAD', cause })
     this.packages.gone(node)
     this.mesh.drop(node, `node ${node} was declared dead`)
-    for (const { process } of this.#local()) port.deliver(process, { $case: 'nodeLost', value: { node, number, cause } })
+    for (const process of this.#moved) if (this.#remote.get(process)?.node === node) this.#moved.delete(process)
+    for (const { process } of this.#local()) port.deliver(process, { $case: 'nodeLost', value: { node, number, cause, survivors: [...this.#moved] } })
     for (const [process, remote] of this.#remote) {
       if (remote.node !== node) continue
       this.#remote.delete(process)
@@ -562,6 +602,7 @@ export class ClusterEdge {
     for (const job of jobsEnded) this.packages.jobEnded(job)
     if (all) this.#nodes.clear()
     for (const node of nodes) this.#nodes.set(node.node, node)
+    this.#introduceMoved()
   }
 
   #others(): PlaneNode[] {
@@ -586,7 +627,8 @@ export class ClusterEdge {
   }
 
   #local(): ProcessInfo[] {
-    return this.#port?.held().processes ?? []
+    const processes = this.#port?.held().processes ?? []
+    return this.#moved.size === 0 ? processes : processes.map((info) => ({ ...info, again: this.#moved.has(info.process) }))
   }
 
   #introduce(process: string, node: string): void {
@@ -607,7 +649,7 @@ export class ClusterEdge {
     const { session, total, labels, storeBytes } = this.config
     const port = this.#port as ClusterPort
     const { available, queued, storeUsedBytes } = port.load()
-    const held = port.held()
+    const held = { ...port.held(), processes: this.#local() }
     if (this.#membership !== undefined) for (const { process } of held.processes) this.#introduce(process, this.#membership.head)
     return {
       node: {

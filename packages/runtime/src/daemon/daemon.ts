@@ -135,7 +135,10 @@ export class Daemon {
       this.#handle({ kind: 'tick', nowMs: Date.now() })
       memory.look()
     }, TICK_MS)
-    setImmediate(removeStaleSessions)
+    setImmediate(() => {
+      const gone = removeStaleSessions()
+      this.#cluster?.gone(gone)
+    })
   }
 
   /** End everything that this daemon started, remove its files, and exit. */
@@ -225,7 +228,7 @@ export class Daemon {
       },
     })
     this.#handle({ kind: 'process-attached', process: id, processKind: kind, pid, address, job })
-    this.#cluster?.attached(id, kind)
+    this.#cluster?.attached(id, kind, hello.again)
     return attached
   }
 

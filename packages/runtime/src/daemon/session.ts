@@ -163,9 +163,10 @@ export function killSessionProcesses(dir: string): void {
   }
 }
 
-/** Remove what dead daemons left. */
-export function removeStaleSessions(): void {
+/** Remove what dead daemons left. Returns their nodes. */
+export function removeStaleSessions(): string[] {
   const root = sessionsRoot()
+  const gone: string[] = []
   for (const name of entries(root)) {
     const dir = join(root, name)
     if (!/^[0-9a-f]{16}$/.test(name)) continue
@@ -175,7 +176,9 @@ export function removeStaleSessions(): void {
     const storeDir = holder !== undefined && basename(holder.storeDir) === storeName(name) ? holder.storeDir : join(dir, 'store')
     killSessionProcesses(dir)
     removeSession({ dir, storeDir })
+    gone.push(name)
   }
+  return gone
 }
 
 /** Its maker may just be writing who it is. */
@@ -237,6 +240,12 @@ export function findDaemon(address: string, token: string | undefined = process.
     host: known?.host ?? '',
     tlsDir: known?.tlsDir ?? '',
   }
+}
+
+/** The daemon on this machine to which a program of that cluster can go whose own one is gone. */
+export function findSuccessor(cluster: string, gone: string): Attachable | undefined {
+  const found = localDaemons().find((daemon) => daemon.stays && daemon.cluster === cluster && daemon.node !== gone)
+  return found && { ...found, token: readText(join(found.sessionDir, 'token')) }
 }
 
 const isAlive = (holder: Holder): boolean => isProcess(holder.pid, holder.started)

@@ -105,6 +105,12 @@ export class SegmentPool {
     this.#boundEmpty()
   }
 
+  /** The bytes of an object in a segment that this process writes. */
+  view(segment: string, offset: number, bytes: number): Uint8Array | undefined {
+    const held = this.#held.get(segment)
+    return held && new Uint8Array(held.buffer, offset, bytes)
+  }
+
   /** Gives every empty segment back to the node. */
   releaseEmpty(): void {
     this.#short = this.#requested > 0

@@ -177,6 +177,13 @@ export class ControlState {
 
   #processAttached(event: Extract<ControlEvent, { kind: 'process-attached' }>): void {
     const { process, node = this.config.self, processKind, pid, job, jobId = '' } = event
+    const ended = this.jobs.jobs.get(process)
+    // Its daemon was gone for so long that it counts as dead: its actors are, and others do not hear it any more.
+    if (processKind === 'driver' && ended !== undefined && ended.state !== 'RUNNING') {
+      const cause: Failure = { code: 'NODE_DIED', detailsJson: JSON.stringify({ reason: `this program was declared dead: ${ended.reason}` }) }
+      this.#out.push({ kind: 'send', process, ...(node !== this.config.self && { node }), message: { $case: 'processLost', value: { process, cause } } })
+      return
+    }
     this.#attached.set(process, { node, driver: processKind === 'driver' })
     if (job === undefined) return
     const id = processKind === 'driver' ? process : jobId

@@ -6,8 +6,8 @@ import type { Job } from './events.ts'
 export interface JobRecord {
   readonly job: Job
   /** Of the driver. */
-  readonly node: string
-  readonly host: string
+  node: string
+  host: string
   readonly pid: number
   state: 'RUNNING' | 'SUCCEEDED' | 'FAILED'
   readonly startMs: number
@@ -37,7 +37,14 @@ export class JobTable {
   }
 
   started(job: Job, node: string, host: string, pid: number, nowMs: number): void {
-    if (this.jobs.has(job.id)) return
+    const known = this.jobs.get(job.id)
+    if (known?.node === node) return
+    // Its driver is attached to another node now.
+    if (known !== undefined) {
+      known.node = node
+      known.host = host
+      return this.#changed(job.id)
+    }
     this.jobs.set(job.id, { job, node, host, pid, state: 'RUNNING', startMs: nowMs, endMs: 0, reason: '' })
     this.#changed(job.id)
   }

@@ -247,7 +247,7 @@ export class MachineState {
         case 'send': {
           out.push(instruction)
           const { process, node, message } = instruction
-          if (this.role.growable && node === undefined && message.$case === 'leaseGranted')
+          if (this.role.growable && node === undefined && message.$case === 'leaseGranted' && !message.value.again)
             this.#route(this.router.granted(process, message.value.key, this.node.tables.config.node, message.value.lease), out)
           break
         }

@@ -43,7 +43,7 @@ export function inventoryOf(node: NodeTables): Inventory {
   for (const { id, node: where, kind, pid, address, job } of node.processes.values()) {
     if (where !== '') continue
     const own = job ?? node.workers.get(id)?.job
-    processes.push({ process: id, kind, pid, address, job: own?.config, jobId: own?.id ?? '' })
+    processes.push({ process: id, kind, pid, address, job: own?.config, jobId: own?.id ?? '', again: false })
   }
   const actors: ActorHere[] = []
   for (const { actor, attempt, worker, allocation, started } of node.placements.values()) {

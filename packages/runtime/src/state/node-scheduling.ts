@@ -251,7 +251,7 @@ export function spawnWorker(node: NodeTables, execArgv: readonly string[], shape
 }
 
 function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: Allocation): void {
-  const gpuIndices = [...allocation.gpus.keys()].sort((a, b) => a - b)
+  const gpuIndices = indicesOf(allocation)
   if (worker.job === undefined) {
     const { config } = entry.job
     const visible = gpuIndices.map((index) => node.config.gpuDevices[index] ?? String(index)).join(',')
@@ -296,5 +296,12 @@ function grant(node: NodeTables, entry: WorkEntry, worker: Worker, allocation: A
   entry.process.leases.add(lease)
   if (entry.process.node !== '') entry.process.grants.set(entry.key, (entry.process.grants.get(entry.key) ?? 0) + 1)
   settleWorker(node, worker)
-  send(node, entry.process.id, { $case: 'leaseGranted', value: { key: entry.key, lease: id, worker: worker.id, address: worker.address, gpuIndices } })
+  sayGranted(node, lease, false)
 }
+
+/** @param again - its holder has another node by now, and messages to and from it may have been lost */
+export function sayGranted(node: NodeTables, { process, key, id: lease, worker: { id: worker, address }, allocation }: Lease, again: boolean): void {
+  send(node, process, { $case: 'leaseGranted', value: { key, lease, worker, address, gpuIndices: indicesOf(allocation), again } })
+}
+
+const indicesOf = ({ gpus }: Allocation): number[] => [...gpus.keys()].sort((a, b) => a - b)

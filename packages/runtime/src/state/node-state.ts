@@ -7,7 +7,7 @@
  */
 import type { Job, NodeEvent, NodeInstruction, WorkerExit } from './events.ts'
 import { poolReleased, prepareBundles, returnBundles } from './node-bundles.ts'
-import { schedule, spawnWorker } from './node-scheduling.ts'
+import { sayGranted, schedule, spawnWorker } from './node-scheduling.ts'
 import {
   type ActorWaiting,
   askWorker,
@@ -24,6 +24,7 @@ import {
   parseShape,
   type Placement,
   placementKey,
+  type Process,
   send,
   settleWorker,
   startFolder,
@@ -161,6 +162,7 @@ export class NodeState {
     if (known !== undefined) {
       // Introduced again: a worker that had no job before.
       if (known.node !== '') known.job ??= job
+      if (known.node !== node && known.kind === 'driver') this.#moved(known, node)
       return
     }
     if (node !== '') {
@@ -175,6 +177,15 @@ export class NodeState {
       tables.startFailures.delete(worker.startKey)
     }
     tables.processes.set(id, { id, node, kind: processKind, pid, address, job, leases: new Set(), grants: new Map() })
+  }
+
+  /** Its daemon was killed, and it is attached to another one: what it holds here stays, what it waits for it asks for again. */
+  #moved(process: Process, node: string): void {
+    const { tables } = this
+    process.node = node
+    process.grants.clear()
+    tables.queue = tables.queue.filter((entry) => entry.kind !== 'demand' || entry.process !== process)
+    for (const lease of process.leases) sayGranted(tables, lease, true)
   }
 
   #lost(id: string, exited: boolean = false): void {

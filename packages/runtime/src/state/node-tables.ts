@@ -62,8 +62,8 @@ export const UNKNOWN_GROUP_MS = 1_000
 
 export interface Process {
   readonly id: string
-  /** "": this one. */
-  readonly node: string
+  /** "": this one. Of a driver whose daemon was killed, another one later. */
+  node: string
   readonly kind: 'driver' | 'worker' | 'cli'
   readonly pid: number
   readonly address: string

@@ -62,7 +62,7 @@ class Process implements PeerPort {
     this.suspects.push([process, node])
   }
 
-  isDead(node: string): boolean {
+  isDead(_process: string, node: string): boolean {
     return this.deadNodes.has(node)
   }
 }

@@ -98,7 +98,10 @@ export class World {
     if (body?.$case !== 'leaseDemand') return
     this.demands.push(body.value)
     const { key: queue, wanted } = body.value
-    for (let i = 0; i < wanted; i++) queueMicrotask(() => this.submitter.granted(queue, ++this.#lease, `worker`, 'unix:/worker'))
+    for (let i = 0; i < wanted; i++)
+      queueMicrotask(() =>
+        this.submitter.granted({ key: queue, lease: ++this.#lease, worker: 'worker', address: 'unix:/worker', gpuIndices: [], again: false }),
+      )
   }
 
   readonly peer = {

@@ -16,7 +16,7 @@ const ask = (n: number): unknown => ({ kind: 'worker-ask', worker: worker(n) })
 const send = (process: string, $case: string, value: unknown): unknown => ({ kind: 'send', process, message: { $case, value } })
 const assign = (n: number, job: string, env: Record<string, string> = {}): unknown => send(worker(n), 'assign', { job, env, namespace: '', ...CODE })
 const grant = (process: string, key: number, lease: number, n: number, gpuIndices: number[] = []): unknown =>
-  send(process, 'leaseGranted', { key, lease, worker: worker(n), address: `at w${n}`, gpuIndices })
+  send(process, 'leaseGranted', { key, lease, worker: worker(n), address: `at w${n}`, gpuIndices, again: false })
 
 test('workers are started ahead of demand, as many as may start at one time', () => {
   const machine = new TestMachine({ prestart: 3, startingMax: 2 })

@@ -143,5 +143,5 @@ export class TestMachine {
 
 export const granted = (key: number, lease: number, n: number, gpuIndices: number[] = []): [string, unknown] => [
   'leaseGranted',
-  { key, lease, worker: worker(n), address: `at w${n}`, gpuIndices },
+  { key, lease, worker: worker(n), address: `at w${n}`, gpuIndices, again: false },
 ]

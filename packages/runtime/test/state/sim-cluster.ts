@@ -280,7 +280,8 @@ export class SimCluster {
         const { process, message: body } = message
         if (this.processes.get(process)?.node === node.id) {
           this.#toProcess(process, body)
-          if (body.$case === 'leaseGranted') this.#handle(node, { kind: 'remote-granted', node: from, process, key: body.value.key, lease: body.value.lease })
+          if (body.$case === 'leaseGranted' && !body.value.again)
+            this.#handle(node, { kind: 'remote-granted', node: from, process, key: body.value.key, lease: body.value.lease })
         }
         return
       }
@@ -430,7 +431,7 @@ export class SimCluster {
       case 'node-lost': {
         const { node: lost, number, cause } = instruction
         for (const process of this.processes.values())
-          if (process.node === node.id) this.#toProcess(process.id, { $case: 'nodeLost', value: { node: lost, number, cause } })
+          if (process.node === node.id) this.#toProcess(process.id, { $case: 'nodeLost', value: { node: lost, number, cause, survivors: [] } })
         for (const [process, where] of node.remote) if (where === lost) node.remote.delete(process)
         for (const known of node.introduced.values()) known.delete(lost)
         return

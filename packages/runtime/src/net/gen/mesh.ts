@@ -111,6 +111,7 @@ export interface Register {
   groups: GroupHere[];
 }
 
+/** `again`: its node was another one, which is gone. */
 export interface ProcessInfo {
   process: string;
   kind: string;
@@ -118,6 +119,7 @@ export interface ProcessInfo {
   address: string;
   job: JobConfig | undefined;
   jobId: string;
+  again: boolean;
 }
 
 /** `worker` "": it waits for one. `alive`: its constructor is done. `attempt`: of the order that placed it. */
@@ -1256,7 +1258,7 @@ export const Register: MessageFns<Register> = {
 };
 
 function createBaseProcessInfo(): ProcessInfo {
-  return { process: "", kind: "", pid: 0, address: "", job: undefined, jobId: "" };
+  return { process: "", kind: "", pid: 0, address: "", job: undefined, jobId: "", again: false };
 }
 
 export const ProcessInfo: MessageFns<ProcessInfo> = {
@@ -1278,6 +1280,9 @@ export const ProcessInfo: MessageFns<ProcessInfo> = {
     }
     if (message.jobId !== "") {
       writer.uint32(50).string(message.jobId);
+    }
+    if (message.again !== false) {
+      writer.uint32(56).bool(message.again);
     }
     return writer;
   },
@@ -1341,6 +1346,14 @@ export const ProcessInfo: MessageFns<ProcessInfo> = {
             }
 
             message.jobId = reader.string();
+            continue;
+          }
+          case 7: {
+            if (tag !== 56) {
+              break;
+            }
+
+            message.again = reader.bool();
             continue;
           }
         }

@@ -136,7 +136,11 @@ export interface Hello {
   /** unix socket of the process's Peer service; "" for cli */
   address: string;
   /** drivers only */
-  job: JobConfig | undefined;
+  job:
+    | JobConfig
+    | undefined;
+  /** a driver whose daemon was killed: it was attached to another node of this cluster */
+  again: boolean;
 }
 
 /** How workers of a driver are started, so that user code finds what it finds in the driver. */
@@ -464,6 +468,8 @@ export interface LeaseGranted {
   worker: string;
   address: string;
   gpuIndices: number[];
+  /** it holds this one already, unless the grant or its return was lost */
+  again: boolean;
 }
 
 /** Others wait: push nothing more on this lease and return it when what is in flight is done. */
@@ -617,11 +623,15 @@ export interface ProcessLost {
   cause: Failure | undefined;
 }
 
-/** A node was declared dead, or left. Everything on it is gone: workers, leases, objects, processes. */
+/**
+ * A node was declared dead, or left. Everything on it is gone: workers, leases, objects, processes.
+ * survivors: drivers that were there and are attached to another node by now.
+ */
 export interface NodeLost {
   node: string;
   number: number;
   cause: Failure | undefined;
+  survivors: string[];
 }
 
 /** `lost`: the head is gone; requests to it wait. Not lost: a head is back that may not know what was asked before: ask again. */
@@ -1636,7 +1646,7 @@ export const ProcessMessage: MessageFns<ProcessMessage> = {
 };
 
 function createBaseHello(): Hello {
-  return { process: "", kind: "", pid: 0, address: "", job: undefined };
+  return { process: "", kind: "", pid: 0, address: "", job: undefined, again: false };
 }
 
 export const Hello: MessageFns<Hello> = {
@@ -1655,6 +1665,9 @@ export const Hello: MessageFns<Hello> = {
     }
     if (message.job !== undefined) {
       JobConfig.encode(message.job, writer.uint32(42).fork()).join();
+    }
+    if (message.again !== false) {
+      writer.uint32(48).bool(message.again);
     }
     return writer;
   },
@@ -1710,6 +1723,14 @@ export const Hello: MessageFns<Hello> = {
             }
 
             message.job = JobConfig.decode(reader, reader.uint32());
+            continue;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.again = reader.bool();
             continue;
           }
         }
@@ -4623,7 +4644,7 @@ export const Welcome: MessageFns<Welcome> = {
 };
 
 function createBaseLeaseGranted(): LeaseGranted {
-  return { key: 0, lease: 0, worker: "", address: "", gpuIndices: [] };
+  return { key: 0, lease: 0, worker: "", address: "", gpuIndices: [], again: false };
 }
 
 export const LeaseGranted: MessageFns<LeaseGranted> = {
@@ -4646,6 +4667,9 @@ export const LeaseGranted: MessageFns<LeaseGranted> = {
         writer.uint32(v);
       }
       writer.join();
+    }
+    if (message.again !== false) {
+      writer.uint32(48).bool(message.again);
     }
     return writer;
   },
@@ -4712,6 +4736,14 @@ export const LeaseGranted: MessageFns<LeaseGranted> = {
             }
 
             break;
+          }
+          case 6: {
+            if (tag !== 48) {
+              break;
+            }
+
+            message.again = reader.bool();
+            continue;
           }
         }
         if ((tag & 7) === 4 || tag === 0) {
@@ -6216,7 +6248,7 @@ export const ProcessLost: MessageFns<ProcessLost> = {
 };
 
 function createBaseNodeLost(): NodeLost {
-  return { node: "", number: 0, cause: undefined };
+  return { node: "", number: 0, cause: undefined, survivors: [] };
 }
 
 export const NodeLost: MessageFns<NodeLost> = {
@@ -6229,6 +6261,9 @@ export const NodeLost: MessageFns<NodeLost> = {
     }
     if (message.cause !== undefined) {
       Failure.encode(message.cause, writer.uint32(26).fork()).join();
+    }
+    for (const v of message.survivors) {
+      writer.uint32(34).string(v!);
     }
     return writer;
   },
@@ -6268,6 +6303,14 @@ export const NodeLost: MessageFns<NodeLost> = {
             }
 
             message.cause = Failure.decode(reader, reader.uint32());
+            continue;
+          }
+          case 4: {
+            if (tag !== 34) {
+              break;
+            }
+
+            message.survivors.push(reader.string());
             continue;
           }
         }
