@@ -21,6 +21,8 @@ export class ActorHost {
   /** By concurrency group; "" for methods without one. */
   readonly #lanes = new Map<string, Lane>()
   #name = ''
+  /** One actor ever lives here. */
+  #isTaken = false
   #instance: Record<string, unknown> | undefined
   /** Calls, the constructor included, that wait for objects; when all of them do, the actor's CPUs are lent. */
   #waiting = 0
@@ -56,6 +58,8 @@ export class ActorHost {
 
   /** Makes this worker the home of an actor. */
   async start(start: ActorStart): Promise<void> {
+    if (this.#isTaken) return
+    this.#isTaken = true
     const { template, push, owner, ownerAddress, maxConcurrency, concurrencyGroups } = Creation.decode(start.creation)
     if (!template || !push) throw new BeamlineError('INTERNAL', { what: `actor ${start.actor} came without a constructor call` })
     const args = new CallArguments(this.#runtime)

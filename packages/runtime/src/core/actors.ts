@@ -416,16 +416,19 @@ export class Actors {
     if (message.state === 'DEAD') this.#stopping.delete(message.actor)
     const client = this.#clients.get(message.actor)
     if (!client) return
-    const restarted = client.incarnation !== message.incarnation && client.inFlight.size > 0
+    const restarted = client.incarnation !== message.incarnation
+    const stopping = this.#stopping.get(client.id)
     const cause = message.error.length > 0 ? decodeError(message.error) : message.cause && wireError(message.cause)
     client.cause = cause ?? client.cause
     client.state = message.state as ClientState
     client.worker = message.worker
     client.address = message.address
     client.incarnation = message.incarnation
+    // It has ended, as it was asked to, and begun again: a head that comes back must not end it once more.
+    if (restarted && stopping?.body?.$case === 'actorStop' && !stopping.body.value.noRestart) this.#stopping.delete(client.id)
     if (client.state === 'DEAD') this.#died(client, cause)
     else {
-      if (client.state === 'RESTARTING' || restarted) this.#interrupted(client)
+      if (client.state === 'RESTARTING' || (restarted && client.inFlight.size > 0)) this.#interrupted(client)
       this.#pump(client)
       client.notify()
     }

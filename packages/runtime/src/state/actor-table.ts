@@ -40,6 +40,8 @@ export class ActorTable {
   #dead: string[] = []
   /** Those that wait: for a node, or at one. */
   readonly #waiting: Set<Actor> = new Set()
+  /** Those that nobody knows how they are, after a restart of the head: they end once their node has said so. */
+  readonly #askedToEnd: Map<Actor, ActorStop> = new Map()
   #nowMs = 0
   readonly #port: ActorPort
 
@@ -224,6 +226,10 @@ export class ActorTable {
     const reason = stop.reason || 'it was stopped'
     if (actor === undefined) return this.#neverCreated(stop.actor, reason)
     if (actor.state === 'DEAD') return
+    if (actor.unheard) {
+      if (this.#askedToEnd.get(actor)?.noRestart !== true) this.#askedToEnd.set(actor, stop)
+      return
+    }
     if (actor.state === 'PENDING' || actor.state === 'RESTARTING') {
       if (!stop.noRestart && stop.force) return
       this.#release(actor, true, reason)
@@ -236,6 +242,15 @@ export class ActorTable {
     actor.stopping = { reason, noRestart, killAtMs, moves: false }
     if (stop.force) this.#release(actor, true, reason)
     else this.#sendTo(actor, { $case: 'actorTerminate', value: { actor: actor.id, reason } })
+  }
+
+  /** Of actors whose node has said how they are, or is dead. */
+  #stopHeard(): void {
+    for (const [actor, stop] of this.#askedToEnd) {
+      if (actor.unheard) continue
+      this.#askedToEnd.delete(actor)
+      this.stop(stop)
+    }
   }
 
   /** Actors that it owned end with it; what it watched is forgotten. */
@@ -312,6 +327,7 @@ export class ActorTable {
       const { id, attempt, worker } = actor
       this.workerLost({ kind: 'actor-worker-lost', node, actor: id, attempt, worker, failure })
     }
+    this.#stopHeard()
   }
 
   /** Nothing new runs there: what waits goes elsewhere, and so does what may be begun again; the rest stays until the node leaves. */
@@ -373,6 +389,7 @@ export class ActorTable {
       const { id, attempt } = actor
       this.workerLost({ kind: 'actor-worker-lost', node, actor: id, attempt, worker: actor.worker, failure: this.#lostUnheard(actor) })
     }
+    this.#stopHeard()
   }
 
   #lostUnheard(actor: Actor): Failure {
@@ -416,6 +433,7 @@ export class ActorTable {
     actor.state = 'DEAD'
     actor.unheard = false
     this.#waiting.delete(actor)
+    this.#askedToEnd.delete(actor)
     actor.cause = cause
     actor.stopping = undefined
     actor.restartAtMs = undefined

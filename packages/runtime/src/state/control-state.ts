@@ -152,7 +152,7 @@ export class ControlState {
       case 'group-create':
         return this.groups.create(event.process, event.create)
       case 'group-remove':
-        return this.groups.remove(event.group)
+        return this.groups.remove(event.process, event.group)
       case 'bundles-prepared':
         this.groups.prepared(event.node, event.group, event.attempt)
         return

@@ -6,7 +6,7 @@
  * A node that dies takes its bundles with it: only those are placed again, before the bundles of new groups. Pure: ControlState feeds events.
  */
 import type { GroupInfo } from '../net/gen/mesh.ts'
-import type { Failure, GroupCreate, Resources } from '../net/gen/node.ts'
+import type { Failure, GroupCreate, GroupState, Resources } from '../net/gen/node.ts'
 import type { ControlInstruction } from './events.ts'
 import type { Labels } from './labels.ts'
 import { type BundleNode, placeBundles, STRATEGIES, type Strategy } from './placement.ts'
@@ -104,9 +104,13 @@ export class GroupTable {
     this.#place(group)
   }
 
-  remove(id: string): void {
+  /** The sender hears of the end in any case: it may ask again, or a head that knew nothing of it. */
+  remove(process: string, id: string): void {
     const group = this.groups.get(id)
-    if (group !== undefined && group.state !== 'REMOVED') this.#remove(group, undefined)
+    if (group === undefined) return this.#port.out(stateOf(process, { group: id, state: 'REMOVED', cause: undefined, nodes: [] }))
+    group.watchers.add(process)
+    if (group.state === 'REMOVED') this.#tell(process, group)
+    else this.#remove(group, undefined)
   }
 
   prepared(node: string, id: string, attempt: number): void {
@@ -166,7 +170,7 @@ export class GroupTable {
     const { id, name, strategy, bundles, selectors, detached, owner, nodes, attempt } = record
     const group: PlacementGroup = {
       ...{ id, name, strategy, bundles, selectors, detached, owner, attempt },
-      watchers: new Set(),
+      watchers: new Set([owner]),
       state: record.state as PlacementGroup['state'],
       nodes: [...nodes],
       committed: new Set(record.committed),
@@ -328,6 +332,10 @@ export class GroupTable {
 
   #tell(process: string, group: PlacementGroup): void {
     const nodes = group.nodes.includes('') ? [] : [...group.nodes]
-    this.#port.out({ kind: 'send', process, message: { $case: 'groupState', value: { group: group.id, state: group.state, cause: group.cause, nodes } } })
+    this.#port.out(stateOf(process, { group: group.id, state: group.state, cause: group.cause, nodes }))
   }
+}
+
+function stateOf(process: string, value: GroupState): ControlInstruction {
+  return { kind: 'send', process, message: { $case: 'groupState', value } }
 }

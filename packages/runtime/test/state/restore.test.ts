@@ -7,6 +7,7 @@ import { create, DRIVER, driver, group, Head, here, LEASE_MS, workerOf } from '.
 import { amounts, shape } from './machine.ts'
 import type { ActorHere, GroupHere } from '../../src/net/gen/mesh.ts'
 import type { ActorCreate } from '../../src/net/gen/node.ts'
+import type { ControlEvent } from '../../src/state/events.ts'
 
 const SELF = 'h2'
 
@@ -69,6 +70,21 @@ describe('an actor', () => {
     expect(states()).toEqual(['ALIVE'])
   })
 
+  test('is asked to end before its node is back: it does so then, and a kill that lets it restart does not wait for another restart', () => {
+    const stop = (noRestart: boolean): ControlEvent => ({
+      ...{ kind: 'actor-stop', process: DRIVER, stop: { actor: 'a1', force: true, noRestart, reason: 'test' } },
+    })
+    const releases = (head: Head): unknown[] => head.orders().filter((order) => (order as { kind: string }).kind === 'actor-release')
+    for (const noRestart of [false, true]) {
+      const head = second(first({ maxRestarts: 1 }))
+        .register('n2', { processes: [driver] })
+        .do(stop(noRestart))
+      expect(releases(head)).toEqual([])
+      head.register('n1', { actors: [here('a1')] })
+      expect(releases(head)).toMatchObject([{ to: 'n1', actor: 'a1', attempt: 1, force: true }])
+    }
+  })
+
   test('has all that it was made of', () => {
     const head = second(first({ name: 'x', detached: true }))
     const actor = head.control.actors.actors.get('a1')
@@ -126,6 +142,19 @@ describe('a group', () => {
     expect(head.orders().filter((order) => (order as { kind: string }).kind === 'bundles-prepare')).toMatchObject([
       { attempt: 2, bundles: new Map([[1, { cpus: 1 }]]) },
     ])
+  })
+
+  test('tells its creator of its end, and so does a head that does not know it any more', () => {
+    const before = first()
+    const head = back(second(before), [bundle(0)], [bundle(1)], nodes(before))
+    const told = (): unknown[] => head.out.flatMap((each) => (each.kind === 'send' ? [[each.process, each.message.value]] : []))
+    head.out = []
+    head.do({ kind: 'group-remove', process: DRIVER, group: 'g1' })
+    expect(told()).toEqual([[DRIVER, { group: 'g1', state: 'REMOVED', cause: undefined, nodes: [] }]])
+    const next = back(second(head), [], [], nodes(before))
+    next.out = []
+    next.do({ kind: 'group-remove', process: DRIVER, group: 'g1' })
+    expect(next.out).toMatchObject([{ kind: 'send', process: DRIVER, message: { $case: 'groupState', value: { group: 'g1', state: 'REMOVED' } } }])
   })
 
   test('that the head does not know is returned', () => {
