@@ -52,6 +52,8 @@ export class SegmentDirectory {
   readonly #books: StoreBooks
   readonly #spiller: Spiller
   readonly #room: Room
+  /** Copies that are still arriving, of objects that were made on this node meanwhile: where those lie, as their owner or a reader said. */
+  readonly #madeHere = new Map<NodeObject, StoredPlace & { readonly label: string; readonly reported: boolean }>()
   readonly #timers = new Map<number, () => void>()
   #nextTimer = 1
   #roomBytes: number
@@ -117,7 +119,7 @@ export class SegmentDirectory {
       case 'copiesDropped':
         for (const name of event.names) {
           const copy = this.#books.objects.get(name)
-          if (copy?.role === 'copy') this.#freed(copy, 'it was freed')
+          if (copy?.role === 'copy' && !this.#madeHere.has(copy)) this.#freed(copy, 'it was freed')
         }
         return
       case 'promoted': {
@@ -221,16 +223,42 @@ export class SegmentDirectory {
   // ---------------------------------------------------------------- objects
 
   #added(owner: string, { segment: name, offset, bytes, object, label }: StoredObject): void {
-    const known = this.#books.objects.get({ owner, object })
+    const place = { segment: name, offset, bytes }
+    let known = this.#books.objects.get({ owner, object })
+    if (known && isArriving(known) && !known.freed && this.#outrun(known, { ...place, label, reported: true })) return
+    known = this.#books.objects.get({ owner, object })
     const segment = this.#books.segments.get(name)
     if (known && !known.freed) {
       this.#books.objects.change(known, () => Object.assign(known, { label, reported: true, role: 'primary' }))
       const there = known.block?.segment === segment && known.block?.offset === offset
-      // It is here in another place, as a copy: one is enough.
-      if (!there && segment?.state === 'held' && segment.creator !== NODE) this.#books.tellCreator(segment, { segment: name, offset, bytes, owner, object })
+      if (!there) this.#superfluous(known, place)
       return
     }
-    if (segment && isReadable(segment, { offset, bytes })) this.#place(segment, { owner, object }, { segment: name, offset, bytes }, label, true)
+    if (segment && isReadable(segment, place)) this.#place(segment, { owner, object }, place, label, true)
+  }
+
+  /** The object is here in another place, as a copy: one is enough. */
+  #superfluous({ owner, object }: ObjectName, place: StoredPlace): void {
+    const segment = this.#books.segments.get(place.segment)
+    if (segment?.state === 'held' && segment.creator !== NODE) this.#books.tellCreator(segment, { ...place, owner, object })
+  }
+
+  /**
+   * An object of which a copy is arriving was made on this node. A copy without memory is given up. One that is being written to goes on, and what is
+   * done with the object that was made here waits for its end.
+   *
+   * @returns whether it goes on
+   */
+  #outrun(copy: NodeObject, made: StoredPlace & { readonly label: string; readonly reported: boolean }): boolean {
+    if (copy.block) {
+      if (made.reported || !this.#madeHere.has(copy)) this.#madeHere.set(copy, made)
+      return true
+    }
+    const { owner, object } = copy
+    this.#room.cancel(copy)
+    this.#books.out.push({ kind: 'copyRefused', owner, object, code: 'STORE_UNAVAILABLE', details: { path: this.#directory, reason: 'it was made here' } })
+    this.#books.gone(copy, undefined)
+    return false
   }
 
   /** @returns undefined when the block holds something newer already */
@@ -258,7 +286,11 @@ export class SegmentDirectory {
     if (!object || object.freed) return
     this.#books.objects.change(object, () => (object.freed = true))
     this.#room.cancel(object)
-    if (object.role === 'primary') this.#books.freedPrimaries.push({ owner: object.owner, object: object.object })
+    const made = this.#madeHere.get(object)
+    this.#madeHere.delete(object)
+    // A process reuses its own blocks without being told.
+    if (made && this.#books.segments.get(made.segment)?.creator !== object.owner) this.#superfluous(object, made)
+    if (object.role === 'primary' || made?.reported === true) this.#books.freedPrimaries.push({ owner: object.owner, object: object.object })
     for (const pin of this.#books.objects.dismiss(object)) this.#books.pinLost(pin.process, pin.number, object, reason)
     this.#books.drop(object, reason)
   }
@@ -270,8 +302,12 @@ export class SegmentDirectory {
     const again = this.#books.objects.pinOf(process, number)
     if (again) return this.#hurry(again, use)
     let object = this.#books.objects.get(name)
+    if (object && isArriving(object) && !object.freed && place && this.#isWithin(place)) {
+      if (this.#outrun(object, { ...place, label: '', reported: false })) return void this.#books.objects.pin(object, process, number, use, false)
+      object = undefined
+    }
     if (!object && place) object = this.#announcedByReader(name, place)
-    if (!object || object.freed || (object.role === 'copy' && !object.sealed)) {
+    if (!object || object.freed || isArriving(object)) {
       this.#books.pinLost(process, number, name, object ? 'it is being freed' : this.#books.objects.story(name, this.#books.nowMs))
       return
     }
@@ -293,9 +329,13 @@ export class SegmentDirectory {
   }
 
   #announcedByReader(name: ObjectName, place: StoredPlace): NodeObject | undefined {
+    if (!this.#isWithin(place) || this.#books.objects.isGone(name)) return undefined
+    return this.#place(this.#books.segments.get(place.segment)!, name, place, '', false)
+  }
+
+  #isWithin(place: StoredPlace): boolean {
     const segment = this.#books.segments.get(place.segment)
-    if (!segment || !isReadable(segment, place) || this.#books.objects.isGone(name)) return undefined
-    return this.#place(segment, name, place, '', false)
+    return segment !== undefined && isReadable(segment, place)
   }
 
   #unpinned(pin: Pin | undefined): void {
@@ -331,12 +371,20 @@ export class SegmentDirectory {
   #copyEnded(name: ObjectName, whole: boolean): void {
     const copy = this.#books.objects.get(name)
     if (!copy?.block || copy.role !== 'copy' || copy.sealed) return
+    const made = this.#madeHere.get(copy)
+    this.#madeHere.delete(copy)
     this.#books.objects.change(copy, () => (copy.sealed = true))
-    if (copy.freed) this.#books.drop(copy, 'it was freed')
-    else if (!whole) {
-      this.#books.release(copy)
-      this.#books.gone(copy, 'it did not arrive')
+    if (copy.freed) return this.#books.drop(copy, 'it was freed')
+    if (whole) {
+      if (made?.reported) this.#added(copy.owner, { ...made, object: copy.object })
+      if (copy.waiting.size > 0) this.#spiller.admit(copy)
+      return
     }
+    const waited = this.#books.objects.dismiss(copy)
+    this.#books.release(copy)
+    this.#books.gone(copy, made ? undefined : 'it did not arrive')
+    if (made?.reported) this.#added(copy.owner, { ...made, object: copy.object })
+    for (const { process, number, use } of waited) this.#pinned({ kind: 'pinned', process, pin: number, ...name, place: made, use })
   }
 
   #demote(primary: NodeObject): void {
@@ -368,6 +416,11 @@ export class SegmentDirectory {
   checkInvariants(): void {
     checkBooks(this.#books)
   }
+}
+
+/** A copy that is not whole. */
+function isArriving({ role, sealed }: NodeObject): boolean {
+  return role === 'copy' && !sealed
 }
 
 /**

@@ -166,6 +166,7 @@ export class Transfers {
       if (transfer.memory) store.copyFailed(name)
       if (transfer.abandoned) return
       this.#transfers.delete(key)
+      if (store.find(name)) return this.handle({ kind: 'here', key }) // it was made here meanwhile
       this.handle({ kind: 'refused', key, ...refusal(error) })
     }
   }

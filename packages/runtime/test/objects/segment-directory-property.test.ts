@@ -20,7 +20,7 @@ interface Known {
   readonly owner: string
   readonly object: number
   readonly bytes: number
-  readonly place: StoredPlace | undefined
+  place: StoredPlace | undefined
   /** The owner sent that it is free; or died. */
   freed: boolean
   /** A file with it could not be read. */
@@ -190,11 +190,23 @@ class World {
   }
 
   write(process: string, owner: string, bytes: number, pick: number): void {
+    this.make(process, pick, { owner, object: this.next++, bytes, place: undefined, freed: false, damaged: false })
+  }
+
+  /** The task that made an object runs again on this node, while a copy of that is arriving. It is excused when that fails and its writer dies. */
+  remake(process: string, pick: number): void {
+    const arriving = this.copies.filter(({ known }) => !known.place && !known.freed && this.writers.has(known.owner) && known.owner !== process)
+    const copy = arriving[pick % arriving.length]
+    if (copy) this.make(process, pick, copy.known)
+  }
+
+  make(process: string, pick: number, known: Known): void {
+    const { owner, bytes } = known
     const held = [...this.writers.get(process)!.held]
     const [segment, { blocks, objects }] = held[pick % held.length] ?? [undefined, { blocks: undefined, objects: new Map<number, Known>() }]
     const offset = blocks?.allocate(bytes)
     if (segment === undefined || offset === undefined) return
-    const known: Known = { owner, object: this.next++, bytes, place: { segment, offset, bytes }, freed: false, damaged: false }
+    known.place = { segment, offset, bytes }
     const content = this.content.get(segment)!
     for (const [start, old] of content) if (start < offset + pageAlign(bytes) && start + pageAlign(old.bytes) > offset) content.delete(start)
     content.set(offset, known)
@@ -287,7 +299,7 @@ class World {
     this.copies.splice(this.copies.indexOf(copy), 1)
     this.content.get(memory.segment)!.set(memory.offset, known)
     if (this.abandoned.has(known)) known.freed = true
-    if (whole) this.objects.push(known)
+    if (whole && !known.place) this.objects.push(known)
     this.tell({ kind: whole ? 'copySealed' : 'copyFailed', owner: known.owner, object: known.object })
   }
 }
@@ -309,6 +321,7 @@ const step = fc.oneof(
   { weight: 3, arbitrary: fc.tuple(fc.constant('read'), pick, fc.integer({ min: 0, max: 9 })) },
   { weight: 2, arbitrary: fc.tuple(fc.constant('copy'), process, bytes, fc.boolean()) },
   { weight: 2, arbitrary: fc.tuple(fc.constant('copyEnds'), pick, fc.boolean()) },
+  { weight: 2, arbitrary: fc.tuple(fc.constant('remake'), process, pick) },
   { weight: 1, arbitrary: fc.tuple(fc.constant('drop'), pick) },
   { weight: 1, arbitrary: fc.tuple(fc.constant('role'), pick, fc.boolean()) },
   { weight: 1, arbitrary: fc.tuple(fc.constant('die'), process) },
@@ -361,6 +374,8 @@ function act(world: World, [what, ...args]: readonly unknown[]): void {
       return world.copy(world.living[first]!, second, third)
     case 'copyEnds':
       return world.copyEnds(first, second)
+    case 'remake':
+      return world.remake(world.living[first]!, second)
     case 'drop': {
       // The node of the primary copy says so when its owner freed it: nobody reads it then.
       const known = chosen(
