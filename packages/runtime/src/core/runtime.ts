@@ -32,7 +32,7 @@ import { Executor } from './executor.ts'
 import { Groups } from './groups.ts'
 import { KeepAlive } from './keep-alive.ts'
 import { Lineage, Unrepeatable } from './lineage.ts'
-import type { Extras, ObjectEntry, Stored } from './object-entry.ts'
+import { type Extras, isSamePlace, type ObjectEntry, type Stored } from './object-entry.ts'
 import { NodeConnection, type Successor } from './node-connection.ts'
 import { ObjectStore } from './object-store.ts'
 import { type Peer, type PeerPort, Peers, whenCollected } from './peers.ts'
@@ -107,6 +107,8 @@ export class Runtime implements ReferencePort, PeerPort {
   readonly #lostNodes = new Map<string, string>()
   /** Drivers that are attached elsewhere by now, though their addresses name nodes that are gone. */
   readonly #survivors = new Set<string>()
+  /** By worker: the last of its lines that came. */
+  readonly #printed = new Map<string, number>()
   /** Processes that were just declared dead. */
   readonly #whyLost = new Map<string, string>()
   /** Namespace of named actors in this process. */
@@ -351,6 +353,8 @@ export class Runtime implements ReferencePort, PeerPort {
         return this.submitter.infeasible(body.value.key, wireError({ code, detailsJson: JSON.stringify(details) }))
       }
       case 'logLines':
+        if (body.value.number <= (this.#printed.get(body.value.worker) ?? 0)) return
+        this.#printed.set(body.value.worker, body.value.number)
         this.events.emit('logLines', body.value)
         return
       case 'packageStored':
@@ -415,6 +419,7 @@ export class Runtime implements ReferencePort, PeerPort {
       const entry = this.references.find(object)
       const place: Place = { path: '', segment, offset, bytes, object: { owner: this.process, address: this.address, object }, node }
       const { stored } = entry ?? {}
+      if (stored?.kind === 'place' && isSamePlace(stored.place, place)) continue
       if (entry && stored?.kind === 'place' && stored.place.node === from) entry.stored = { ...stored, place }
       else {
         this.store.own(place, object, label)

@@ -54,6 +54,7 @@ export class Daemon {
   #server: Server | undefined
   #ticker: NodeJS.Timeout | undefined
   #stopping: Promise<void> | undefined
+  #lastLogNumber = 0
   /** The cluster ends with this daemon, if it is the head: nothing of it is kept. */
   #forget = false
   /** Takes the place of this daemon when all of it is gone. */
@@ -488,6 +489,9 @@ export class Daemon {
     if (worker?.job?.config.logToDriver !== true) return
     const [lease] = worker.leases
     const source = worker.placement?.label ?? (batch.label || lease?.label || '')
-    this.#send(worker.job.id, { $case: 'logLines', value: { worker: worker.id, source, pid: worker.pid, stream: batch.stream, lines: batch.lines } })
+    this.#send(worker.job.id, {
+      $case: 'logLines',
+      value: { worker: worker.id, source, pid: worker.pid, stream: batch.stream, lines: batch.lines, number: ++this.#lastLogNumber },
+    })
   }
 }

@@ -562,12 +562,14 @@ export interface Infeasible {
   waits: boolean;
 }
 
+/** `number` grows with each of one worker: lines that come again are not printed again. */
 export interface LogLines {
   worker: string;
   source: string;
   pid: number;
   stream: string;
   lines: string[];
+  number: number;
 }
 
 /** First message to a fresh worker that is about to be leased: from here on it belongs to that job. */
@@ -5636,7 +5638,7 @@ export const Infeasible: MessageFns<Infeasible> = {
 };
 
 function createBaseLogLines(): LogLines {
-  return { worker: "", source: "", pid: 0, stream: "", lines: [] };
+  return { worker: "", source: "", pid: 0, stream: "", lines: [], number: 0 };
 }
 
 export const LogLines: MessageFns<LogLines> = {
@@ -5655,6 +5657,9 @@ export const LogLines: MessageFns<LogLines> = {
     }
     for (const v of message.lines) {
       writer.uint32(42).string(v!);
+    }
+    if (message.number !== 0) {
+      writer.uint32(49).double(message.number);
     }
     return writer;
   },
@@ -5710,6 +5715,14 @@ export const LogLines: MessageFns<LogLines> = {
             }
 
             message.lines.push(reader.string());
+            continue;
+          }
+          case 6: {
+            if (tag !== 49) {
+              break;
+            }
+
+            message.number = reader.double();
             continue;
           }
         }
