@@ -2,11 +2,15 @@
  * Code of a program that lies in another folder on this machine: unpacked there by the node daemon.
  *
  * In payloads, code is named as on the machine of the program, whoever made them; so a function has one hash everywhere. What is read here is
- * translated to where the code is here, and back when it is sent on.
+ * translated to where the code is here, and back when it is sent on. Beamline's own files are never those of the copy: a second copy of the runtime in
+ * one process would not know its cluster.
  */
 import { registerHooks } from 'node:module'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import type { Node } from './payload.ts'
+
+/** Folder of Beamline's files. */
+const OWN = fileURLToPath(new URL('..', import.meta.url))
 
 let moved: { readonly there: string; readonly here: string } | undefined
 
@@ -58,6 +62,7 @@ function translate(place: string, from: string, to: string): string {
     const moved = translate(file, from, to)
     return moved === file ? place : pathToFileURL(moved).href + query
   }
+  if (place.startsWith(OWN)) return place
   return place === from || place.startsWith(`${from}/`) ? to + place.slice(from.length) : place
 }
 

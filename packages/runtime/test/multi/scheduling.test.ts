@@ -54,14 +54,14 @@ describe('four nodes', () => {
     settled[Symbol.dispose]()
     await cluster[Symbol.asyncDispose]()
   })
-  afterEach(async () => {
-    // The next test finds everything free.
+  const everythingFree = async (): Promise<void> => {
     await until('free cluster', async () => {
       const rows = await cluster.members()
       const free = (row: NodeRow): boolean => row.available.cpus === row.total.cpus
       return rows.every(free) || `in use: ${rows.map(({ total, available }) => total.cpus - available.cpus).join(', ')}`
     })
-  })
+  }
+  afterEach(everythingFree)
 
   const idOf = (index: number): string => (cluster.nodes[index] as TestNode).id
 
@@ -123,6 +123,7 @@ describe('four nodes', () => {
     }
     for (const strategy of ['SPREAD', 'STRICT_SPREAD'] as const) {
       const four = [...bundles, ...bundles]
+      await everythingFree()
       await using group = placementGroup(four, { strategy })
       await group.ready()
       expect(new Set(await nodesOf(group, 4)).size).toBe(4)
