@@ -45,7 +45,7 @@ export const SHORT: Pace = {
   away: [300, 1_000],
   stoppedMs: 7_000,
   betweenStops: [2_000, 3_000],
-  betweenHeadKills: [3_000, 5_000],
+  betweenHeadKills: [5_000, 8_000],
   blackoutMs: 2_000,
   betweenBlackoutsMs: 3_000,
 }

@@ -121,7 +121,8 @@ export class ClusterEdge {
     this.#head = head
     this.mesh = mesh
     this.packages = new NodePackages({
-      dir: join(config.session.dir, 'packages'),
+      // The folder of the store is in memory, as a rule: work goes on when the disk is full.
+      dirs: [config.session.dir, config.session.storeDir].map((dir) => join(dir, 'packages')),
       store: this.#cluster.head ? (head?.blobs ?? blobsInMemory()) : undefined,
       toHead: (body) => this.#toHead(body),
       toNode: (node, body) => mesh.send(node, body),
@@ -195,13 +196,15 @@ export class ClusterEdge {
   async #open(): Promise<void> {
     const { port, portWished } = this.#cluster
     try {
-      await this.mesh.listen(this.host, portWished || port)
+      await this.mesh.reserve(this.host, portWished || port)
     } catch (error) {
       if (portWished === 0 || (error as NodeJS.ErrnoException).code !== 'EADDRINUSE') {
         throw new BeamlineError('START_FAILED', { what: `the daemon at ${this.host}:${port}`, reason: (error as Error).message }, { cause: error })
       }
-      await this.mesh.listen(this.host, 0)
+      await this.mesh.reserve(this.host, 0)
     }
+    // A head that does not listen is none: nodes wait for it. One that listens and is silent may have declared them dead: it listens when it can answer.
+    if (!this.isHead) await this.mesh.listen()
     const { node } = this.config.session
     await this.#head?.lead(node, this.mesh.address, (reason) => this.#port?.end(`this head must not decide any more: ${reason}`))
     await this.#membership?.find()
@@ -267,6 +270,7 @@ export class ClusterEdge {
       const records = await this.#head?.records()
       if (records !== undefined) port.handle({ kind: 'restore', records })
       port.handle({ kind: 'node-registered', register: this.#register() })
+      await this.mesh.listen()
     } else this.#membership?.start()
     for (const [node, body] of this.#early.splice(0)) this.#message(node, body)
     if (!this.isHead) await registered

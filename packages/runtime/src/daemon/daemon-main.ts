@@ -12,6 +12,8 @@ if (config === null) {
   process.stderr.write('this file is started by Beamline; use `beamline start --head`\n')
   process.exit(2)
 }
+// Its log may be on a full disk.
+process.stderr.on('error', () => {})
 // Until the daemon is there to end in order, a signal ends this process with what it made: it may wait for a head for a minute.
 const giveUp = (): void => {
   removeSession(config.session)

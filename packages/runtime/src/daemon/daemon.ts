@@ -4,6 +4,8 @@
  *
  * What concerns other machines goes through the ClusterEdge, which a cluster of one machine does not have.
  */
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { BeamlineError } from '../errors.ts'
 import { debug } from '../debug.ts'
@@ -152,7 +154,11 @@ export class Daemon {
     const { session } = this.#config
     log(() => `stops: ${reason}`)
     clearInterval(this.#ticker)
-    holdSession(session)
+    try {
+      holdSession(session)
+    } catch {
+      // A full disk: who comes now is refused.
+    }
     this.#launched.logs.flush(true)
     for (const { link } of this.#links.values()) {
       link.send({ body: { $case: 'exit', value: { reason } } })
@@ -196,6 +202,8 @@ export class Daemon {
         error === undefined ? undefined : { code: 'NODE_DIED', detailsJson: JSON.stringify({ reason: error.message }) },
       )
       this.#queries.processLost(attached.hello.process)
+      // One that was killed could not.
+      rmSync(join(this.#config.session.dir, `${attached.hello.process}.sock`), { force: true })
       // Workers are waited for: a worker without a link may still be writing.
       if (attached.hello.kind !== 'worker') this.#store.processGone(attached.hello.process)
     })

@@ -181,7 +181,7 @@ export class Membership {
       if (this.#sent.size > 1_000) this.#sent.delete(this.#sent.keys().next().value as number)
       this.#options.mesh.send(this.#head, { $case: 'heartbeat', value: { ...load, sequence } })
     }
-    if (now - this.#heardMs > 2 * heartbeatMs + RETRY_MS) void this.#probe()
+    if (now - this.#heardMs > heartbeatMs + RETRY_MS) void this.#probe()
   }
 
   #expired(now: number): boolean {

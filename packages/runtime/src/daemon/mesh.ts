@@ -4,6 +4,7 @@
  * Both ends say who they are first. Daemons of other clusters and nodes that were declared dead are refused, and an end that is refused hears why.
  * A pair that dialled each other at the same moment has two links, and each end keeps sending on the one that it had first.
  */
+import { type AddressInfo, createServer } from 'node:net'
 import { setTimeout as delay } from 'node:timers/promises'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
@@ -62,15 +63,29 @@ export class Mesh {
     return this.#address
   }
 
-  /** @param port - 0: any */
-  async listen(host: string, port: number): Promise<void> {
+  /**
+   * Settles the address. Until {@link listen}, connections to it are refused.
+   *
+   * @param port - 0: any
+   */
+  async reserve(host: string, port: number): Promise<void> {
+    const server = createServer()
+    await new Promise<void>((resolve, reject) => {
+      server.once('error', reject)
+      server.listen(port, host.replace(/^\[|\]$/g, ''), resolve)
+    })
+    this.#address = `${host}:${(server.address() as AddressInfo).port}`
+    await new Promise((resolve) => server.close(resolve))
+  }
+
+  /** At the address that is settled. */
+  async listen(): Promise<void> {
     this.#server = await listen(
-      `${host}:${port}`,
+      this.#address,
       this.#options.token,
       { mesh: (link) => this.#receive({ link, node: '' }, false) },
       { tls: this.#options.tls, identity: this.#options.node },
     )
-    this.#address = this.#server.addresses[0] as string
   }
 
   /**
@@ -172,9 +187,12 @@ export class Mesh {
       met?.(body.value)
     })
     link.onClose((error) => {
-      if (!this.#forget(neighbour) || this.#closed || neighbour.node === '') return
-      log(() => `link to ${neighbour.node} ended: ${error?.message ?? 'closed'}`)
-      if (!this.#byNode.has(neighbour.node)) this.#options.lost(neighbour.node, error)
+      const { node } = neighbour
+      if (!this.#forget(neighbour) || this.#closed || node === '') return
+      log(() => `link to ${node} ended: ${error?.message ?? 'closed'}`)
+      // Another process listens there: a link that the former one dialled would wait for it for long.
+      if (BeamlineError.is(error, 'SESSION_UNKNOWN')) this.drop(node, `the daemon of node ${node} is gone`)
+      if (!this.#byNode.has(node)) this.#options.lost(node, error)
     })
   }
 

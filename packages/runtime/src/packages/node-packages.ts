@@ -11,8 +11,8 @@ import { PackageExchange } from './package-exchange.ts'
 type MeshBody = NonNullable<MeshMessage['body']>
 
 export interface NodePackagesOptions {
-  /** Where packages are unpacked. */
-  readonly dir: string
+  /** Where packages are unpacked: the first that has room. */
+  readonly dirs: readonly string[]
   /** At the head: where they are kept. */
   readonly store: BlobStore | undefined
   readonly toHead: (body: MeshBody) => void
@@ -23,10 +23,10 @@ export class NodePackages {
   readonly #exchange: PackageExchange
   readonly #cache: PackageCache
 
-  constructor({ dir, store, toHead, toNode }: NodePackagesOptions) {
+  constructor({ dirs, store, toHead, toNode }: NodePackagesOptions) {
     const blobs = store && new PackageBlobs(store)
     this.#exchange = new PackageExchange({ blobs, toHead, toNode })
-    this.#cache = new PackageCache({ dir, fetch: (digest) => this.#exchange.fetch(digest) })
+    this.#cache = new PackageCache({ dirs, fetch: (digest) => this.#exchange.fetch(digest) })
   }
 
   /** A part from a process of this node. @returns what to answer, if anything */

@@ -2,15 +2,19 @@
  * Packed code on one node: fetched once, checked, unpacked once, and kept for jobs to come up to a quota.
  *
  * A folder gets its name when it is complete, so what is there can be used. What jobs of now use stays; beyond the quota the packages that were
- * used longest ago go first.
+ * used longest ago go first. A full disk keeps nobody from working here: the code goes to the next folder, which is on another one.
  */
 import { createHash } from 'node:crypto'
 import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { LIMITS } from '../limits.ts'
 
+const REMOVE_TRIES = 5
+const REMOVE_PAUSE_MS = 20
+
 export interface PackageCacheOptions {
-  readonly dir: string
+  /** Where packages are unpacked: the first that has room. */
+  readonly dirs: readonly string[]
   readonly quotaBytes?: number
   /** The archive of that name. */
   readonly fetch: (digest: string) => Promise<Uint8Array>
@@ -57,28 +61,20 @@ export class PackageCache {
   }
 
   async #unpack(digest: string): Promise<string> {
-    const { dir, fetch } = this.#options
+    const { dirs, fetch } = this.#options
     if (!/^[0-9a-f]{64}$/.test(digest)) throw new Error(`"${digest}" is no name of packed code`)
     const bytes = await fetch(digest)
     const got = createHash('sha256').update(bytes).digest('hex')
     if (got !== digest) throw new Error(`packed code ${digest} arrived as ${got}`)
-    await mkdir(dir, { recursive: true, mode: 0o700 })
-    const folder = join(dir, digest)
-    const fresh = await mkdtemp(join(dir, '.new-'))
-    try {
-      const { extract } = await import('tar')
-      await new Promise<void>((resolve, reject) => {
-        const unpack = extract({ cwd: fresh, strict: true })
-        unpack.on('close', resolve)
-        unpack.on('error', reject)
-        unpack.end(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
-      })
-      await rename(fresh, folder)
-    } catch (error) {
-      await rm(fresh, { recursive: true, force: true })
-      throw error
+    const problems: string[] = []
+    for (const dir of dirs) {
+      try {
+        return await unpackInto(dir, digest, bytes)
+      } catch (error) {
+        problems.push(`${dir}: ${(error as Error).message}`)
+      }
     }
-    return folder
+    throw new Error(`it could not be unpacked in ${problems.join('; nor in ')}`)
   }
 
   async #evict(): Promise<void> {
@@ -91,11 +87,33 @@ export class PackageCache {
       total -= bytes
       this.#kept.delete(digest)
       // Away under its name at once: it may be asked for again while it is removed.
-      const gone = join(this.#options.dir, `.old-${digest}-${performance.now()}`)
-      await rename(await folder, gone)
+      const path = await folder
+      const gone = join(dirname(path), `.old-${digest}-${performance.now()}`)
+      await rename(path, gone)
       await rm(gone, { recursive: true, force: true })
     }
   }
+}
+
+async function unpackInto(dir: string, digest: string, bytes: Uint8Array): Promise<string> {
+  await mkdir(dir, { recursive: true, mode: 0o700 })
+  const folder = join(dir, digest)
+  const fresh = await mkdtemp(join(dir, '.new-'))
+  try {
+    const { extract } = await import('tar')
+    await new Promise<void>((resolve, reject) => {
+      const unpack = extract({ cwd: fresh, strict: true })
+      unpack.on('close', resolve)
+      unpack.on('error', reject)
+      unpack.end(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
+    })
+    await rename(fresh, folder)
+  } catch (error) {
+    // Files that were on their way may come until now; whatever is in the way here, the first error says more.
+    await rm(fresh, { recursive: true, force: true, maxRetries: REMOVE_TRIES, retryDelay: REMOVE_PAUSE_MS }).catch(() => undefined)
+    throw error
+  }
+  return folder
 }
 
 async function size(folder: string): Promise<number> {

@@ -69,7 +69,7 @@ export async function takeBaseline(cluster: TestCluster): Promise<Baseline> {
     // The daemon keeps empty segments for the next ones that ask; each file must be one that it knows.
     const store = alive.find((row) => row.node === node.id)?.store
     most(`bytes of segments in use on node ${node.index}`, (store?.fileBytes ?? 0) - (store?.spareBytes ?? 0))
-    const stored = filesBelow(node.store)
+    const stored = filesBelow(node.store).filter((file) => !isExpected(file))
     most(`files in the store of node ${node.index} that its daemon does not know`, Math.max(0, stored.length - (store?.segments ?? 0)))
     most(
       `temporary files of node ${node.index}`,

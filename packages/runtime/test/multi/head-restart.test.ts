@@ -48,6 +48,18 @@ test('running tasks, named and detached actors and groups of another node surviv
   expect(actors.find(({ name }) => name === 'counter')).toMatchObject({ state: 'ALIVE', node: other.id })
 })
 
+test('nodes outlive any number of heads: each new one is found in time', async () => {
+  await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 1 }, { cpus: 1 }], nodeTimeoutMs: 3_000 })
+  const [head, ...others] = cluster.nodes as [TestNode, TestNode, TestNode]
+  const before = others.map(({ id }) => id)
+  for (let times = 0; times < 5; times++) {
+    await head.kill('SIGKILL')
+    await head.start()
+    await cluster.waitForNodes(3)
+  }
+  expect(others.map(({ id }) => id)).toEqual(before)
+})
+
 test('two heads started at once on one store: one leads, the other says who', async () => {
   await using cluster = await startTestCluster({ nodes: 1 })
   const [head] = cluster.nodes as [TestNode]

@@ -86,7 +86,7 @@ test('what is packed is unpacked byte by byte, with its links', async () => {
   const elsewhere = folder({ 'shared.json': '{"shared":1}' })
   const root = folder({ 'a/b/main.ts': 'main', '@scope/x.bin': content, 'link.ts': '-> a/b/main.ts', 'shared.json': `-> ${elsewhere}/shared.json`, empty: '' })
   const { digest, bytes } = packCode({ root, isLoose: false })
-  const cache = new PackageCache({ dir: join(folder(), 'packages'), fetch: async () => bytes })
+  const cache = new PackageCache({ dirs: [join(folder(), 'packages')], fetch: async () => bytes })
   const unpacked = await cache.folder(digest, 'job')
   expect(paths(unpacked)).toEqual(['@scope/x.bin', 'a/b/main.ts', 'empty', 'link.ts', 'shared.json'])
   expect(readFileSync(join(unpacked, '@scope/x.bin')).equals(content)).toBe(true)

@@ -12,7 +12,7 @@ function cacheOf(packages: readonly CodePackage[], quotaBytes?: number): { cache
   const dir = join(folder(), 'packages')
   const fetched: string[] = []
   const cache = new PackageCache({
-    dir,
+    dirs: [dir],
     ...(quotaBytes !== undefined && { quotaBytes }),
     fetch: async (digest) => {
       fetched.push(digest)
@@ -52,6 +52,16 @@ test('an archive that is none leaves no half of it', async () => {
   await expect(cache.folder(digest, 'job')).rejects.toThrow()
   expect(readdirSync(dir)).toEqual([])
   await expect(cache.folder('../../etc', 'job')).rejects.toThrow(/no name of packed code/)
+})
+
+test('code that cannot be unpacked in one folder goes to the next; what was in the way in each is said', async () => {
+  const a = code('a')
+  const blocked = join(folder({ packages: 'a file' }), 'packages')
+  const free = join(folder(), 'packages')
+  const cache = new PackageCache({ dirs: [blocked, free], fetch: async () => a.bytes })
+  expect(await cache.folder(a.digest, 'job')).toBe(join(free, a.digest))
+  const none = new PackageCache({ dirs: [blocked, join(blocked, 'below')], fetch: async () => a.bytes })
+  await expect(none.folder(a.digest, 'job')).rejects.toThrow(new RegExp(`${blocked}: EEXIST.*nor in ${blocked}/below: ENOTDIR`))
 })
 
 test('beyond the quota the package that was used longest ago goes, but none that a job uses', async () => {
