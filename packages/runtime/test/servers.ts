@@ -3,7 +3,7 @@
  * installed, their tests are skipped with a word why, but not in CI, where `.ci/system-packages` installs them.
  */
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
-import { chownSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { appendFileSync, chownSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, join } from 'node:path'
@@ -62,7 +62,8 @@ export async function redisServer(settings: Readonly<Record<string, string>> = {
   return server
 }
 
-export async function postgresServer(): Promise<Server> {
+/** @param listen - "0.0.0.0": also for hosts of a test network */
+export async function postgresServer(listen: '127.0.0.1' | '0.0.0.0' = '127.0.0.1'): Promise<Server> {
   const port = await freePort()
   const binary = needed('postgresql', postgresBinary)
   const initdb = needed('postgresql', initdbBinary)
@@ -70,7 +71,8 @@ export async function postgresServer(): Promise<Server> {
   if (asNobody.uid !== undefined) chownSync(dir, NOBODY, NOBODY)
   const data = join(dir, 'data')
   execFileSync(initdb, ['-D', data, '-U', 'beamline', '--auth=trust', '--no-sync', '--encoding=UTF8', '--locale=C'], { ...asNobody, cwd: dir, stdio: 'pipe' })
-  const args = ['-D', data, '-p', String(port), '-k', dir, '-c', 'listen_addresses=127.0.0.1', '-c', 'max_connections=30']
+  if (listen === '0.0.0.0') appendFileSync(join(data, 'pg_hba.conf'), 'host all all 0.0.0.0/0 trust\n')
+  const args = ['-D', data, '-p', String(port), '-k', dir, '-c', `listen_addresses=${listen}`, '-c', 'max_connections=30']
   const url = `postgres://beamline@127.0.0.1:${port}/postgres`
   const server = new ServerProcess(url, dir, 'SIGQUIT', /database system is ready to accept connections/, () => spawn(binary, args, { ...asNobody, cwd: dir }))
   await server.start()

@@ -35,6 +35,7 @@ export function merge(topic: string, limit: number, parts: ReadonlyMap<string, u
         nodes: mergeNodes(
           each.flatMap((status) => status.nodes),
           nodes,
+          head,
         ),
         drivers: each.flatMap((status) => status.drivers),
         leases: total((status) => status.leases),
@@ -44,7 +45,7 @@ export function merge(topic: string, limit: number, parts: ReadonlyMap<string, u
       }
     }
     case 'nodes':
-      return mergeNodes((all as Row[][]).flat(), nodes)
+      return mergeNodes((all as Row[][]).flat(), nodes, head)
     case 'objects':
     case 'tasks': {
       const each = all as Rows[]
@@ -64,13 +65,13 @@ export function merge(topic: string, limit: number, parts: ReadonlyMap<string, u
   }
 }
 
-/** Every node that the head knows: as it described itself, else as the head last heard of it. */
-function mergeNodes(rows: readonly Row[], nodes: ReadonlyMap<string, NodeInfo>): Row[] {
+/** Every node that the head knows: as it described itself, else as the head last heard of it, which may have been when that one was the head. */
+function mergeNodes(rows: readonly Row[], nodes: ReadonlyMap<string, NodeInfo>, theHead: string): Row[] {
   const own = new Map(rows.map((row) => [String(row['node']), row]))
-  return [...nodes.values()].map(({ node, pid, host, address, state, head, total, available, labels, queued, cause }) => {
+  return [...nodes.values()].map(({ node, pid, host, address, state, total, available, labels, queued, cause }) => {
     const known = own.get(node)
     if (known !== undefined) return { ...known, state: state === 'ALIVE' ? known['state'] : state }
-    return { node, pid, host, address, state, head, total, available, labels, queued, cause: cause?.code ?? '' }
+    return { node, pid, host, address, state, head: node === theHead, total, available, labels, queued, cause: cause?.code ?? '' }
   })
 }
 
