@@ -498,7 +498,7 @@ export class Runtime implements ReferencePort, PeerPort {
     this.#reported.set(message.worker, message)
     this.submitter.workerLost(message.worker, message.cause)
     this.actors.workerLost(message.worker, message.cause)
-    this.references.processLost(message.worker)
+    this.references.processLost(message.worker, message.cause && wireError(message.cause).message)
     this.executor.ownerLost(message.worker)
   }
 
