@@ -339,9 +339,9 @@ export class Submitter implements ShapePort {
 
   granted({ key, lease: id, worker, address, again }: LeaseGranted): void {
     // Their node says what this process holds there, or held until a moment ago.
-    if (again && (this.#leases.has(id) || this.#returned?.has(id))) return
+    if (again && this.#leases.has(id)) return
     const queue = this.#queues.get(key)
-    if (!queue || this.#lost) {
+    if (!queue || this.#lost || (again && this.#returned?.has(id))) {
       this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: id, retire: false } } })
       return
     }

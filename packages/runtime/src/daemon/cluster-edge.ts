@@ -101,6 +101,8 @@ export class ClusterEdge {
   readonly #introduced: Map<string, Set<string>> = new Map()
   /** Drivers that are attached to another node than before, since that one is gone. */
   readonly #moved: Set<string> = new Set()
+  /** What they say to nodes that this one has not heard of yet: its head, or itself, is new. */
+  #unsent: { readonly node: string; readonly process: string; readonly body: NonNullable<ProcessMessage['body']> }[] = []
   /** Who asked whether a process of another node lives. */
   readonly #suspects: Map<string, Set<string>> = new Map()
   readonly #questions: Map<number, (json: string) => void> = new Map()
@@ -340,6 +342,7 @@ export class ClusterEdge {
     if (introduced?.has(node) === true) return this.mesh.send(node, { $case: 'fromProcess', value: { id: process, process: undefined, message: { body } } })
     const info = this.#local().find((each) => each.process === process)
     if (info === undefined) return
+    if (info.again && body !== undefined && !this.#nodes.has(node)) return void this.#unsent.push({ node, process, body })
     this.#introduce(process, node)
     this.mesh.send(node, { $case: 'fromProcess', value: { id: process, process: info, message: body === undefined ? undefined : { body } } })
   }
@@ -397,6 +400,9 @@ export class ClusterEdge {
   /** Every node that may know such a driver must know where it is before its old node is declared dead. */
   #introduceMoved(): void {
     if (this.#moved.size === 0) return
+    const unsent = this.#unsent
+    this.#unsent = []
+    for (const { node, process, body } of unsent) this.fromProcess(node, process, body)
     for (const { process } of this.#local()) {
       if (!this.#moved.has(process)) continue
       for (const { node } of this.#others()) if (this.#introduced.get(process)?.has(node) !== true) this.fromProcess(node, process, undefined)
@@ -417,6 +423,7 @@ export class ClusterEdge {
   /** A process of this node ended. */
   detached(process: string, cause: Failure | undefined): void {
     this.#moved.delete(process)
+    this.#unsent = this.#unsent.filter((message) => message.process !== process)
     this.packages.gone(process)
     for (const node of this.#introduced.get(process) ?? []) this.mesh.send(node, { $case: 'processGone', value: { process, cause } })
     this.#introduced.delete(process)
