@@ -6,6 +6,7 @@ export class TaskEventBuffer {
   readonly #send: (message: ProcessMessage) => void
   #events: TaskEvent[] = []
   #dropped = 0
+  #flushes = 0
   #timer: NodeJS.Timeout | undefined
 
   constructor(send: (message: ProcessMessage) => void) {
@@ -25,7 +26,7 @@ export class TaskEventBuffer {
     clearTimeout(this.#timer)
     this.#timer = undefined
     if (this.#events.length === 0) return
-    this.#send({ body: { $case: 'taskEvents', value: { events: this.#events, dropped: this.#dropped } } })
+    this.#send({ body: { $case: 'taskEvents', value: { events: this.#events, dropped: this.#dropped, number: ++this.#flushes } } })
     this.#events = []
     this.#dropped = 0
   }

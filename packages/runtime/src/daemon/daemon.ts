@@ -271,7 +271,7 @@ export class Daemon {
       case 'queryReply':
         return this.#queries.reply(process, body.value)
       case 'taskEvents':
-        return this.#queries.addTaskEvents(body.value)
+        return this.#queries.addTaskEvents(process, body.value)
       case 'objectPin':
         return this.#pin(process, body.value)
       case 'objectUnpin':

@@ -54,6 +54,8 @@ interface Asked {
 export class Queries {
   readonly #options: QueriesOptions
   readonly #events = new TaskEventLog(TASK_EVENTS_MAX)
+  /** By process: its last task events. */
+  readonly #told: Map<string, number> = new Map()
   readonly #asked: Map<number, Asked> = new Map()
   #nextRequest = 1
   readonly #startedMs = Date.now()
@@ -62,7 +64,9 @@ export class Queries {
     this.#options = options
   }
 
-  addTaskEvents({ events, dropped }: TaskEvents): void {
+  addTaskEvents(process: string, { events, dropped, number }: TaskEvents): void {
+    if (number <= (this.#told.get(process) ?? 0)) return
+    this.#told.set(process, number)
     for (const event of events) this.#events.add(event)
     this.#events.dropped += dropped
   }
@@ -82,6 +86,7 @@ export class Queries {
 
   /** The process is gone: do not wait for it. */
   processLost(process: string): void {
+    this.#told.delete(process)
     for (const asked of this.#asked.values()) if (asked.waiting.delete(process) && asked.waiting.size === 0) asked.done()
   }
 

@@ -138,7 +138,7 @@ describe('with a head that runs', () => {
     const event = { task: `${driver.id}:1`, name: 'sum', worker, owner: driver.id, startMs: 1_000, endMs: 1_250, state: 'FINISHED', errorCode: '' }
     driver.send({
       $case: 'taskEvents',
-      value: { events: [event, { ...event, task: `${driver.id}:2`, startMs: 500, state: 'FAILED', errorCode: 'WORKER_CRASHED' }], dropped: 0 },
+      value: { events: [event, { ...event, task: `${driver.id}:2`, startMs: 500, state: 'FAILED', errorCode: 'WORKER_CRASHED' }], dropped: 0, number: 1 },
     })
     await driver.query('status')
     const rows = async (topic: string): Promise<unknown> => JSON.parse((await beamline(['list', topic, '--json'])).stdout)

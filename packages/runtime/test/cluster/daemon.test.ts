@@ -238,7 +238,7 @@ test('leases, tasks and what waits can be asked for', async () => {
   const waiting = await driver.query<{ wanted: number; reason: string }>('demand 1')
   expect(waiting).toMatchObject({ wanted: 1, reason: expect.stringMatching(/^needs 1 cpu; free now: .* of 2 cpus/) })
   const event = { task: `${driver.id}:9`, name: 'f', worker: newId(), owner: driver.id, startMs: 1_000, endMs: 1_250, state: 'FINISHED', errorCode: '' }
-  driver.send({ $case: 'taskEvents', value: { events: [event], dropped: 2 } })
+  driver.send({ $case: 'taskEvents', value: { events: [event], dropped: 2, number: 1 } })
   expect(await driver.query('timeline')).toEqual({ events: [event], dropped: 2 })
   expect(await driver.query('status')).toMatchObject({ cluster: daemon.cluster, leases: 2, tasks: { FINISHED: 1 }, drivers: [{ driver: driver.id }] })
 })

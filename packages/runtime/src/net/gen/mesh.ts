@@ -6,7 +6,7 @@
 
 /* eslint-disable */
 import { BinaryReader, BinaryWriter } from "@bufbuild/protobuf/wire";
-import { Failure, JobConfig, LogLines, NodeMessage, ProcessMessage, Resources, Shape } from "./node.ts";
+import { Failure, JobConfig, NodeMessage, ProcessMessage, Resources, Shape } from "./node.ts";
 
 export const protobufPackage = "beamline.mesh";
 
@@ -51,7 +51,6 @@ export interface MeshMessage {
     | { $case: "leave"; value: Leave }
     | { $case: "packageWanted"; value: PackageWanted }
     | { $case: "packageChunk"; value: PackageChunk }
-    | { $case: "logBatch"; value: LogBatch }
     | { $case: "packagePart"; value: PackagePart }
     | { $case: "copyMove"; value: CopyMove }
     | { $case: "copyMoved"; value: CopyMoved }
@@ -383,11 +382,6 @@ export interface NodeAnswer {
   json: string;
 }
 
-export interface LogBatch {
-  process: string;
-  lines: LogLines | undefined;
-}
-
 export interface PackageWanted {
   request: number;
   digest: string;
@@ -561,9 +555,6 @@ export const MeshMessage: MessageFns<MeshMessage> = {
         break;
       case "packageChunk":
         PackageChunk.encode(message.body.value, writer.uint32(178).fork()).join();
-        break;
-      case "logBatch":
-        LogBatch.encode(message.body.value, writer.uint32(186).fork()).join();
         break;
       case "packagePart":
         PackagePart.encode(message.body.value, writer.uint32(194).fork()).join();
@@ -765,14 +756,6 @@ export const MeshMessage: MessageFns<MeshMessage> = {
             }
 
             message.body = { $case: "packageChunk", value: PackageChunk.decode(reader, reader.uint32()) };
-            continue;
-          }
-          case 23: {
-            if (tag !== 186) {
-              break;
-            }
-
-            message.body = { $case: "logBatch", value: LogBatch.decode(reader, reader.uint32()) };
             continue;
           }
           case 24: {
@@ -4156,63 +4139,6 @@ export const NodeAnswer: MessageFns<NodeAnswer> = {
             }
 
             message.json = reader.string();
-            continue;
-          }
-        }
-        if ((tag & 7) === 4 || tag === 0) {
-          break;
-        }
-        reader.skip(tag & 7);
-      }
-      return message;
-    } finally {
-      (reader as any).__tsProtoDecodeDepth = previousRecursionDepth;
-    }
-  },
-};
-
-function createBaseLogBatch(): LogBatch {
-  return { process: "", lines: undefined };
-}
-
-export const LogBatch: MessageFns<LogBatch> = {
-  encode(message: LogBatch, writer: BinaryWriter = new BinaryWriter()): BinaryWriter {
-    if (message.process !== "") {
-      writer.uint32(10).string(message.process);
-    }
-    if (message.lines !== undefined) {
-      LogLines.encode(message.lines, writer.uint32(18).fork()).join();
-    }
-    return writer;
-  },
-
-  decode(input: BinaryReader | Uint8Array, length?: number): LogBatch {
-    const reader = input instanceof BinaryReader ? input : new BinaryReader(input);
-    const previousRecursionDepth = (reader as any).__tsProtoDecodeDepth ?? 0;
-    if (previousRecursionDepth >= 100) {
-      throw new globalThis.Error("protobuf decode recursion limit exceeded");
-    }
-    (reader as any).__tsProtoDecodeDepth = previousRecursionDepth + 1;
-    try {
-      const end = length === undefined ? reader.len : reader.pos + length;
-      const message = createBaseLogBatch();
-      while (reader.pos < end) {
-        const tag = reader.uint32();
-        switch (tag >>> 3) {
-          case 1: {
-            if (tag !== 10) {
-              break;
-            }
-
-            message.process = reader.string();
-            continue;
-          }
-          case 2: {
-            if (tag !== 18) {
-              break;
-            }
-
-            message.lines = LogLines.decode(reader, reader.uint32());
             continue;
           }
         }

@@ -378,10 +378,14 @@ export interface Drain {
   reason: string;
 }
 
-/** Finished or failed task attempts, for `list tasks` and `timeline`. Bounded at both ends. */
+/**
+ * Finished or failed task attempts, for `list tasks` and `timeline`. Bounded at both ends.
+ * `number` grows with each: events that come again are not counted again.
+ */
 export interface TaskEvents {
   events: TaskEvent[];
   dropped: number;
+  number: number;
 }
 
 export interface TaskEvent {
@@ -3827,7 +3831,7 @@ export const Drain: MessageFns<Drain> = {
 };
 
 function createBaseTaskEvents(): TaskEvents {
-  return { events: [], dropped: 0 };
+  return { events: [], dropped: 0, number: 0 };
 }
 
 export const TaskEvents: MessageFns<TaskEvents> = {
@@ -3837,6 +3841,9 @@ export const TaskEvents: MessageFns<TaskEvents> = {
     }
     if (message.dropped !== 0) {
       writer.uint32(17).double(message.dropped);
+    }
+    if (message.number !== 0) {
+      writer.uint32(25).double(message.number);
     }
     return writer;
   },
@@ -3868,6 +3875,14 @@ export const TaskEvents: MessageFns<TaskEvents> = {
             }
 
             message.dropped = reader.double();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.number = reader.double();
             continue;
           }
         }
