@@ -277,7 +277,7 @@ export class Runtime implements ReferencePort, PeerPort {
       case 'cancel':
         return this.executor.cancel(peer, body.value.task)
       case 'takeBack':
-        return this.executor.takeBack(peer, body.value)
+        return peer.isNew(body.value) ? this.executor.takeBack(peer, body.value) : undefined
       case 'takenBack':
         return peer.isNew(body.value) ? this.submitter.takenBack(body.value) : undefined
       case 'objectRequest':

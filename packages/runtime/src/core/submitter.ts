@@ -304,7 +304,8 @@ export class Submitter implements ShapePort {
   }
 
   takeBack(lease: Lease, count: number): void {
-    this.#runtime.peers.get(lease.worker, lease.address).send({ body: { $case: 'takeBack', value: { lease: lease.id, count } } })
+    const peer = this.#runtime.peers.get(lease.worker, lease.address)
+    peer.send({ body: { $case: 'takeBack', value: { lease: lease.id, count, number: peer.nextNumber() } } })
   }
 
   demand(queue: ShapeQueue, wanted: number, backlog: number): void {

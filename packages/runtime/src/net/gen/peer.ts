@@ -189,6 +189,7 @@ export interface Cancel {
 export interface TakeBack {
   lease: number;
   count: number;
+  number: number;
 }
 
 /** Tasks that did not start. Unasked when the running task blocks or the worker retires. */
@@ -1773,7 +1774,7 @@ export const Cancel: MessageFns<Cancel> = {
 };
 
 function createBaseTakeBack(): TakeBack {
-  return { lease: 0, count: 0 };
+  return { lease: 0, count: 0, number: 0 };
 }
 
 export const TakeBack: MessageFns<TakeBack> = {
@@ -1783,6 +1784,9 @@ export const TakeBack: MessageFns<TakeBack> = {
     }
     if (message.count !== 0) {
       writer.uint32(16).uint32(message.count);
+    }
+    if (message.number !== 0) {
+      writer.uint32(25).double(message.number);
     }
     return writer;
   },
@@ -1814,6 +1818,14 @@ export const TakeBack: MessageFns<TakeBack> = {
             }
 
             message.count = reader.uint32();
+            continue;
+          }
+          case 3: {
+            if (tag !== 25) {
+              break;
+            }
+
+            message.number = reader.double();
             continue;
           }
         }
