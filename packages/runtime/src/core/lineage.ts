@@ -27,6 +27,8 @@ export interface LineagePort {
   own(place: Place, entry: ObjectEntry, label: string): void
   /** Runs a finished call again; returns why it cannot. */
   rerun(record: TaskRecord): string | undefined
+  /** A running stream must not wait for its consumer any more, who waits for an item that it may be past. */
+  hurry(record: TaskRecord): void
   /** The bytes are not needed: give back their memory and let go of what they contain. */
   discard(entry: ObjectEntry, stored: Stored): void
   /** The live entry of a reference that was borrowed before; the caller holds it at once. */
@@ -316,7 +318,9 @@ export class Lineage {
     const maker = entry.producer
     if (entry.stored !== undefined || (!entry.isHeld && !this.needs(entry))) return
     if (maker instanceof Unrepeatable) return this.#fail(entry, maker.why)
-    if (!(maker instanceof TaskRecord) || maker.phase !== 'done') return // it is on its way
+    if (!(maker instanceof TaskRecord)) return
+    // It is on its way, or made again after the end.
+    if (maker.phase !== 'done') return maker.stream && this.#port.hurry(maker)
     const { kept, template } = maker
     if (!kept) return this.#fail(entry, `"${template.name}" made it and is not kept any more`)
     if (template.maxRetries >= 0 && kept.reruns >= template.maxRetries) {

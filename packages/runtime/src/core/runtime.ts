@@ -136,6 +136,7 @@ export class Runtime implements ReferencePort, PeerPort {
           void this.store.findCopy(place, this.references.toRef(entry), entry.producer?.label ?? '').then((found) => this.lineage.copyFound(entry, found)),
         own: (place, entry, label) => this.store.own(place, entry.number, label),
         rerun: (record) => this.submitter.rerun(record),
+        hurry: (record) => this.submitter.hurry(record),
         discard: (entry, stored) => this.discard(entry, stored),
         borrowAgain: (entry) => this.references.borrow(this.references.toRef(entry)),
         whyDead: (node) => this.#lostNodes.get(node),

@@ -299,7 +299,7 @@ export class Submitter implements ShapePort {
     const push: Push = { template, task: record.number, lease, args: record.args, storedArgs, resolved, attempt: record.attempt, number: peer.nextNumber() }
     peer.send({ body: { $case: 'push', value: push } })
     // All items are made again; those that are not lost are dropped as they come.
-    if (record.rebuilding && record.stream) this.#itemsConsumed(record, STREAM_ITEMS_MAX, false)
+    if (record.rebuilding) this.hurry(record)
     else record.stream?.started()
   }
 
@@ -462,7 +462,7 @@ export class Submitter implements ShapePort {
       if (isWanted) references.toRef(entry)
       store.own(stored.place, entry.number, record.template.name)
     }
-    if (record.rebuilding) lineage.superseded(entry)
+    lineage.superseded(entry)
     entry.settle(stored)
     if (!isWanted) return this.#runtime.discard(entry, stored)
     if (stored.kind === 'place' || extrasOf(stored)) lineage.made(record, entry)
@@ -481,7 +481,8 @@ export class Submitter implements ShapePort {
     const record = held?.lease.inFlight.get(message.task) ?? this.#runtime.actors.inFlight(message.task)
     if (!message.value) return
     const number = message.task + 1 + message.index
-    const lost = record?.rebuilding ? record.kept?.results.get(number) : undefined
+    // Made again because it was lost, or because another attempt runs.
+    const lost = record?.kept?.results.get(number)
     if (record && lost && lost.stored === undefined) this.#settle(record, lost, this.#runtime.values.fromWire(message.value))
     else if (!record?.stream?.accepts(message.index)) this.#dismiss(message.value)
     else {
@@ -489,6 +490,11 @@ export class Submitter implements ShapePort {
       record.stream.add(message.index, entry)
       this.#settle(record, entry, this.#runtime.values.fromWire(message.value))
     }
+  }
+
+  /** Its producer goes on to the end, whatever of it is taken. */
+  hurry(record: TaskRecord): void {
+    if (record.stream) this.#itemsConsumed(record, STREAM_ITEMS_MAX, false)
   }
 
   #itemsConsumed(record: TaskRecord, count: number, stop: boolean): void {

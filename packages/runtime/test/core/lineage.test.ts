@@ -5,7 +5,7 @@
 import fc from 'fast-check'
 import { describe, expect, test } from 'vitest'
 import type { ObjectEntry, Stored } from '../../src/core/object-entry.ts'
-import type { Place } from '../../src/net/gen/peer.ts'
+import type { Place, Push } from '../../src/net/gen/peer.ts'
 import { key, PUT, settle, World } from './world.ts'
 
 type Op =
@@ -185,6 +185,49 @@ describe('lineage', () => {
     expect(world.memory.get(key(placeOf(second)))).toBe(second.number)
     expect(third.isHeld).toBe(false)
     expect([...world.memory.values()].toSorted((a, b) => a - b)).toEqual([first.number, second.number])
+    await expectNothingKept(world)
+  })
+
+  test('brings back an item of a stream that still runs: its producer waits for nobody any more, and is run again after its end', async () => {
+    const world = new World()
+    const taken = world.stream()
+    await settle()
+    const push = world.inbox[0] as Push
+    world.yields(push, 0)
+    await settle()
+    const first = world.handles[0] as ObjectEntry
+    dieAt(world, first)
+    world.read(first)
+    world.answerSearch(false)
+    await settle()
+    expect(world.hurried).toEqual([push.task])
+    await world.quiet()
+    await taken
+    // Its end, as if the producer had been past the item, and another run.
+    expect(world.memory.get(key(placeOf(first)))).toBe(first.number)
+    await expectNothingKept(world)
+  })
+
+  test('an item of a stream that was lost comes with the next attempt', async () => {
+    const world = new World()
+    const taken = world.stream()
+    await settle()
+    world.yields(world.inbox[0] as Push, 0)
+    await settle()
+    const first = world.handles[0] as ObjectEntry
+    dieAt(world, first)
+    world.read(first)
+    world.answerSearch(false)
+    world.inbox = []
+    world.submitter.workerLost('worker', undefined)
+    while (world.inbox.length === 0) await new Promise((resolve) => setTimeout(resolve, 10))
+    const again = world.inbox[0] as Push
+    expect(again.attempt).toBe(1)
+    world.yields(again, 0)
+    expect(world.memory.get(key(placeOf(first)))).toBe(first.number)
+    await world.quiet()
+    await taken
+    expect(world.runs.get(again.task)).toBe(1)
     await expectNothingKept(world)
   })
 

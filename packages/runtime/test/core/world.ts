@@ -4,6 +4,7 @@
  */
 import { Lineage, Unrepeatable } from '../../src/core/lineage.ts'
 import type { ObjectEntry, Stored } from '../../src/core/object-entry.ts'
+import { STREAM_ITEMS_MAX } from '../../src/core/item-stream.ts'
 import { References } from '../../src/core/references.ts'
 import type { Runtime } from '../../src/core/runtime.ts'
 import { Submitter } from '../../src/core/submitter.ts'
@@ -54,6 +55,8 @@ export class World {
   readonly demands: LeaseDemand[] = []
   /** Calls that a worker has. */
   inbox: Push[] = []
+  /** Streams whose producers need not wait for their consumers any more. */
+  readonly hurried: number[] = []
   searches: { entry: ObjectEntry; place: Place }[] = []
   handles: ObjectEntry[] = []
   readonly runs = new Map<number, number>()
@@ -83,6 +86,7 @@ export class World {
         findCopy: (entry, place) => void this.searches.push({ entry, place }),
         own: (place) => void this.owned.add(key(place)),
         rerun: (record) => this.submitter.rerun(record),
+        hurry: (record) => this.submitter.hurry(record),
         discard: (entry, stored) => this.discard(entry, stored),
         borrowAgain: (entry) => entry,
         whyDead: (node) => this.dead.get(node),
@@ -110,6 +114,7 @@ export class World {
     nextNumber: () => 0,
     send: ({ body }: PeerMessage): void => {
       if (body?.$case === 'push') this.inbox.push(body.value)
+      else if (body?.$case === 'itemsConsumed' && body.value.count === STREAM_ITEMS_MAX) this.hurried.push(body.value.task)
     },
   }
 
@@ -236,12 +241,18 @@ export class World {
     const result = (number: number): Value => ({ inline: EMPTY, place: this.write(number), error: EMPTY, refs, functions: [], handles: [] })
     const { streaming = false, returns = 1 } = this.#templateOf(push.task) ?? {}
     if (streaming) {
-      for (let i = 0; i < ITEMS; i++) this.submitter.item(this.peer as never, { task: push.task, index: i, value: result(push.task + 1 + i), number: 0 })
+      for (let i = 0; i < ITEMS; i++) this.yields(push, i)
       this.submitter.done(this.peer as never, { task: push.task, value: EMPTY, values: [], execMs: 1, retry: false, cancelled: false, items: ITEMS })
       return
     }
     const results = failed ? [] : Array.from({ length: returns }, (_, i) => result(push.task + i))
     this.submitter.done(this.peer as never, { task: push.task, value: EMPTY, values: results, execMs: 1, retry: false, cancelled: failed, items: 0 })
+  }
+
+  /** The next item of a streaming call that goes on. */
+  yields({ task }: Push, index: number): void {
+    const value = { inline: EMPTY, place: this.write(task + 1 + index), error: EMPTY, refs: [], functions: [], handles: [] }
+    this.submitter.item(this.peer as never, { task, index, value, number: 0 })
   }
 
   /** As a worker does whose running call waits: what is behind it goes back. */
