@@ -105,11 +105,13 @@ export class Daemon {
     }
     holdSession(session)
     this.#server = await listen(session.address, session.token, { node: (link) => this.#accept(link) })
-    const { pool } = this.#launched
+    const { machine, pool } = this.#launched
+    const memory = new MemoryMonitor({ tables: machine.node.tables, limitBytes: this.#config.memoryLimitBytes, handle: (event) => this.#handle(event) })
     pool.listening()
     this.#launched.connect(
       (worker, exit) => {
-        this.#handle({ kind: 'worker-exited', worker, exit })
+        const killed = memory.endedByKernel(exit)
+        this.#handle({ kind: 'worker-exited', worker, exit: { ...exit, ...(killed && { memory: killed }) } })
         this.#store.processGone(worker)
       },
       (batch) => this.#deliver(batch),
@@ -132,8 +134,6 @@ export class Daemon {
     })
     const ready: DaemonReady = { address, token, cluster, node, sessionDir: session.dir, storeDir: session.storeDir, pid: process.pid, mesh, host, tlsDir }
     process.stdout.write(`${JSON.stringify(ready)}\n`)
-    const { machine } = this.#launched
-    const memory = new MemoryMonitor({ tables: machine.node.tables, limitBytes: this.#config.memoryLimitBytes, handle: (event) => this.#handle(event) })
     this.#ticker = setInterval(() => {
       this.#handle({ kind: 'tick', nowMs: Date.now() })
       memory.look()

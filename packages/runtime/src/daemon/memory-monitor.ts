@@ -4,6 +4,7 @@
  */
 import type { MemoryFacts } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
+import type { WorkerExit } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
 import { MemoryPolicy, type MemoryUsage, type MemoryWorker } from '../state/memory-policy.ts'
 import type { NodeTables, Worker } from '../state/node-tables.ts'
@@ -23,6 +24,9 @@ export interface MemoryMonitorOptions {
 export class MemoryMonitor {
   readonly #options: MemoryMonitorOptions
   readonly #reader: MemoryReader
+  /** Those that are explained, and since when all are. */
+  #kernelKills: number
+  #explainedMs = performance.now()
   readonly #policy = new MemoryPolicy({
     threshold: LIMITS.memoryThreshold,
     smallBytes: LIMITS.memorySmallBytes,
@@ -33,10 +37,20 @@ export class MemoryMonitor {
   constructor(options: MemoryMonitorOptions) {
     this.#options = options
     this.#reader = options.reader ?? new MemoryReader()
+    this.#kernelKills = this.#reader.kernelKills()
+  }
+
+  /** What is known of memory when a worker ended in this way, if the kernel ended it for want of some: it has ended as many, and none of them is explained. */
+  endedByKernel({ code, signal }: Pick<WorkerExit, 'code' | 'signal'>): MemoryFacts | undefined {
+    if (code !== null || signal !== 'SIGKILL' || this.#reader.kernelKills() <= this.#kernelKills) return undefined
+    this.#kernelKills++
+    const usage = this.#reader.usage()
+    return usage && this.#facts(usage)
   }
 
   look(): void {
     const { limitBytes, handle } = this.#options
+    this.#lookAtKernel()
     let usage: MemoryUsage | undefined
     let workers: MemoryWorker[] = []
     if (limitBytes === undefined) {
@@ -54,6 +68,15 @@ export class MemoryMonitor {
       const memory = this.#facts(usage)
       handle({ kind: 'worker-kill', process: '', worker: decision.worker, reason: inWords(memory), memory })
     }
+  }
+
+  /** It also ends processes that are no workers. */
+  #lookAtKernel(): void {
+    const kills = this.#reader.kernelKills()
+    const nowMs = performance.now()
+    if (kills > this.#kernelKills && nowMs - this.#explainedMs < LIMITS.memoryGoneMs) return
+    this.#kernelKills = kills
+    this.#explainedMs = nowMs
   }
 
   #workers(): MemoryWorker[] {

@@ -52,6 +52,11 @@ export class MemoryReader {
       .map(({ pid, bytes }) => ({ pid, bytes, name: (this.#read(`proc/${pid}/comm`) ?? '').trim() }))
   }
 
+  /** Processes that the kernel has ended for want of memory, of the machine or of any control group. */
+  kernelKills(): number {
+    return Number(/^oom_kill (\d+)$/m.exec(this.#read('proc/vmstat') ?? '')?.[1] ?? 0)
+  }
+
   #machine(): MemoryUsage | undefined {
     const facts = this.#read('proc/meminfo')
     const bytes = (name: string): number => Number(new RegExp(`^${name}: +(\\d+) kB$`, 'm').exec(facts ?? '')?.[1]) * 1024

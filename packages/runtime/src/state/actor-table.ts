@@ -7,7 +7,7 @@
  */
 import type { ActorHere } from '../net/gen/mesh.ts'
 import type { ActorCreate, ActorStarted, ActorStop, Failure, Shape } from '../net/gen/node.ts'
-import { type Actor, actorOf, type ActorPort, concerns, lossText, NOTHING } from './actor.ts'
+import { type Actor, actorOf, type ActorPort, concerns, lossText, NOTHING, restartDelay } from './actor.ts'
 import type { Job, MessageBody, NodeReport } from './events.ts'
 import type { ActorRecord } from './records.ts'
 
@@ -25,8 +25,6 @@ const MOVE_AFTER_MS = 500
 const DEAD_MAX = 10_000
 /** A watcher may overtake the creation, which travels on another stream. */
 const UNKNOWN_MS = 1_000
-const RESTART_DELAY_MS = 100
-const RESTART_DELAY_MAX_MS = 10_000
 
 const nameKey = (namespace: string, name: string): string => JSON.stringify([namespace, name])
 
@@ -97,6 +95,7 @@ export class ActorTable {
       incarnation: 0,
       restarts: 0,
       failedStarts: 0,
+      memoryEnds: 0,
       restartAtMs: undefined,
       stopping: undefined,
       cause: undefined,
@@ -213,7 +212,7 @@ export class ActorTable {
       this.#port.changed(actor.id)
       this.#waiting.add(actor)
       this.#tellWatchers(actor)
-      const delay = actor.failedStarts === 0 ? 0 : Math.min(RESTART_DELAY_MS * 2 ** (actor.failedStarts - 1), RESTART_DELAY_MAX_MS)
+      const delay = restartDelay(actor, report.failure)
       actor.restartAtMs = this.#nowMs + delay
       if (delay === 0) this.#place(actor)
       return

@@ -1,6 +1,7 @@
 /**
  * One actor as the control knows it, what its table needs of the rest of the control, and its durable record.
  */
+import { LIMITS } from '../limits.ts'
 import type { ActorCreate, Failure, Shape } from '../net/gen/node.ts'
 import type { ControlInstruction, Job } from './events.ts'
 import type { ActorRecord } from './records.ts'
@@ -37,6 +38,8 @@ export interface Actor {
   restarts: number
   /** Deaths since it was last ALIVE: the delay before the next try grows with it. */
   failedStarts: number
+  /** How often its worker was ended because memory was short: each time its node gets longer to recover. */
+  memoryEnds: number
   /** RESTARTING and not placed yet: when to place it. */
   restartAtMs: number | undefined
   stopping: { readonly reason: string; readonly noRestart: boolean; readonly killAtMs: number; readonly moves: boolean } | undefined
@@ -85,7 +88,7 @@ export function actorOf(record: ActorRecord, nowMs: number): Actor {
   return {
     ...{ id, name: create.name, namespace, create, owner, job, node, attempt, incarnation, restarts, ran, state, cause, error },
     unheard: !dead && node !== '',
-    ...{ sinceMs: nowMs, placedAtMs: nowMs, reason: '', worker: '', address: '', failedStarts: 0, restartAtMs: undefined, stopping: undefined },
+    ...{ sinceMs: nowMs, placedAtMs: nowMs, reason: '', worker: '', address: '', failedStarts: 0, memoryEnds: 0, restartAtMs: undefined, stopping: undefined },
     watchers: new Set(),
     aliases: new Map(record.aliases.map((alias) => [alias, new Set()])),
   }
@@ -99,4 +102,17 @@ export function lossText(failure: Failure): string {
   const { how = '', stderr = '', node, reason } = JSON.parse(failure.detailsJson) as { how?: string; stderr?: string; node?: string; reason?: string }
   if (node !== undefined) return `its node ${node} is gone: ${reason}`
   return `its worker ${how}${stderr === '' ? '' : `; its last lines on stderr:\n${stderr}`}`
+}
+
+const RESTART_DELAY_MS = 100
+const RESTART_DELAY_MAX_MS = 10_000
+
+/** How long an actor that lost its worker waits for its next start; counts the loss. */
+export function restartDelay(actor: Actor, { code, detailsJson }: Failure): number {
+  const grown = (times: number, firstMs: number, mostMs: number): number => (times === 0 ? 0 : Math.min(firstMs * 2 ** (times - 1), mostMs))
+  const afterStarts = grown(actor.failedStarts, RESTART_DELAY_MS, RESTART_DELAY_MAX_MS)
+  // Else it was its own heap that was too small.
+  const nodeWasShort = code === 'OUT_OF_MEMORY' && 'memory' in (JSON.parse(detailsJson) as object)
+  if (!nodeWasShort) return afterStarts
+  return Math.max(afterStarts, grown(++actor.memoryEnds, LIMITS.memoryRetryDelayMs, LIMITS.memoryRetryDelayMaxMs))
 }

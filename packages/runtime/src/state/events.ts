@@ -22,6 +22,8 @@ export interface WorkerExit {
   readonly signal: string | null
   /** last lines */
   readonly stderr: string
+  /** Present: the kernel ended it, since there was no memory left. */
+  readonly memory?: MemoryFacts
 }
 
 export type ProcessEvent =

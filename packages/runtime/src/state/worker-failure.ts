@@ -10,12 +10,14 @@ export function exitText(exit: WorkerExit): string {
 
 /** The cause that holders of a dead worker see. Facts of the task are filled in by its owner. */
 export function workerFailure(worker: Worker, exit: WorkerExit): Failure {
-  const { memory } = worker
+  const byKernel = worker.stopReason === '' ? exit.memory : undefined
+  const memory = worker.memory ?? byKernel
   const outOfHeap =
     worker.stopReason === '' &&
     (/JavaScript heap out of memory|allocation failed|std::bad_alloc/i.test(exit.stderr) || (exit.code === 134 && exit.stderr === ''))
   const facts = memory && { memory }
-  const how = worker.stopReason === '' ? exitText(exit) : `was ended by Beamline: ${worker.stopReason}`
+  const ended = byKernel === undefined ? exitText(exit) : 'was ended by the kernel, which had no memory left'
+  const how = worker.stopReason === '' ? ended : `was ended by Beamline: ${worker.stopReason}`
   const stderr = worker.stopReason === '' ? exit.stderr : ''
   return {
     code: outOfHeap || memory !== undefined ? 'OUT_OF_MEMORY' : 'WORKER_CRASHED',

@@ -3,11 +3,20 @@
  *
  * Starts attaching before it loads anything that only some tasks need: this is on the path of every cold start.
  */
+import { writeFileSync } from 'node:fs'
 import { enableCompileCache } from 'node:module'
 import { LISTENING_LINE, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from '../daemon/bootstrap.ts'
 import { endWithNode } from './end.ts'
 
 enableCompileCache()
+
+/** Of -1,000 to 1,000. When the machine has no memory left, its kernel is to end workers, and what they started, before the daemon and other programs. */
+const OOM_SCORE = 500
+try {
+  if (process.platform === 'linux') writeFileSync('/proc/self/oom_score_adj', String(OOM_SCORE))
+} catch {
+  // Where it may not be changed the kernel chooses by size.
+}
 
 // Output that waits in this process is lost with it, and a flood of it would fill the heap: writes wait for the reader.
 for (const stream of [process.stdout, process.stderr]) (stream as unknown as { _handle?: { setBlocking?(on: boolean): void } })._handle?.setBlocking?.(true)

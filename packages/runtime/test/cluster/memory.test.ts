@@ -1,4 +1,5 @@
 /** A node that is short of memory: its limit is lowered, and tasks of real workers exceed it. */
+import { readFileSync } from 'node:fs'
 import { get, init, type ObjectRef, remote } from '@beamline/runtime'
 import { afterEach, expect, test } from 'vitest'
 import { type DaemonHandle, startDaemon } from '../../src/daemon/start.ts'
@@ -80,4 +81,11 @@ test('idle workers that hold memory end before any work does', async () => {
     { env: { vars: { SOMEWHERE: 'else' } }, maxRetries: 0, name: 'work' },
   )
   expect(await get(work.remote(200, idle))).toBe(200)
+})
+
+test.runIf(process.platform === 'linux')('the kernel is to end workers before their daemon', async () => {
+  await using _cluster = await startShort()
+  const score = remote(() => Number(process.getBuiltinModule('node:fs').readFileSync('/proc/self/oom_score_adj', 'utf8')))
+  expect(await get(score.remote())).toBe(500)
+  expect(Number(readFileSync(`/proc/${daemon?.pid}/oom_score_adj`, 'utf8'))).toBeLessThan(500)
 })

@@ -2,7 +2,7 @@
 import { describe, expect, test } from 'vitest'
 import { create, DRIVER, driver, group, Head, info, LEASE_MS } from './head.ts'
 import { amounts, JOB, shape } from './machine.ts'
-import type { ActorCreate } from '../../src/net/gen/node.ts'
+import type { ActorCreate, Failure } from '../../src/net/gen/node.ts'
 import type { ControlEvent, View } from '../../src/state/events.ts'
 
 const heartbeat = (head: Head, node: string, cpus: number = 4, queued: number = 0): ControlEvent => ({
@@ -119,6 +119,32 @@ describe('actors', () => {
     head.do({ kind: 'actor-worker-lost', node: 'n1', actor: 'a1', attempt: 1, worker: 'w-a1', failure: { code: 'WORKER_CRASHED', detailsJson: '{}' } })
     expect([head.actor('a1'), head.control.actors.actors.get('a1')?.restarts]).toEqual([['RESTARTING', '', 1], 0])
     expect(head.actor('a2')).toEqual(['ALIVE', 'w-a2', 0])
+  })
+
+  test('whose workers are ended because memory is short wait longer each time before they restart', () => {
+    const head = actor(cluster(), 'a1', { maxRestarts: 9, shape: shape({}, { node: 'n1' }) })
+    const lost = (failure: Failure): void => {
+      const { attempt } = head.control.actors.actors.get('a1')!
+      const placed = { actor: 'a1', attempt, worker: 'w-a1' }
+      head.do({ kind: 'actor-placed', node: 'n1', ...placed, address: '', gpuIndices: [] })
+      head.do({ kind: 'actor-started', process: 'w-a1', started: { actor: 'a1', error: new Uint8Array(), errorText: '' } })
+      head.out = []
+      head.do({ kind: 'actor-worker-lost', node: 'n1', ...placed, failure })
+    }
+    const waits = (ms: number): void => {
+      head.tick(ms - 250)
+      expect(head.orders()).toEqual([])
+      expect(head.tick(250).orders()).toMatchObject([{ to: 'n1', kind: 'actor-place' }])
+    }
+    const short = { code: 'OUT_OF_MEMORY', detailsJson: JSON.stringify({ memory: {} }) }
+    head.runs('a1')
+    for (const ms of [1_000, 2_000, 4_000]) {
+      lost(short)
+      waits(ms)
+    }
+    // Its own heap was too small: that says nothing of its node.
+    lost({ code: 'OUT_OF_MEMORY', detailsJson: '{}' })
+    expect(head.orders().at(-1)).toMatchObject({ kind: 'actor-place', attempt: 5 })
   })
 
   test('that no node can hold wait for one; those of a node that is gone do not', () => {
