@@ -28,6 +28,7 @@ import { type ClusterConfig, type DaemonConfig, MEMORY_STORE } from './options.t
 import { blobsInMemory } from '../packages/package-blobs.ts'
 import { NodePackages } from '../packages/node-packages.ts'
 import { adoptSession, removeSession, type Session } from './session.ts'
+import { ViewNews } from './view-news.ts'
 
 const log = debug('cluster')
 
@@ -54,7 +55,10 @@ export async function openCluster(config: DaemonConfig): Promise<ClusterEdge> {
 /** Nodes that do not answer a question in this time are named as silent. */
 const ANSWER_MS = 2_000
 /** A node whose daemon was killed is declared dead so long after its machine has another: drivers are looking for that one. */
-const RETURN_MS = 3_000
+const RETURN_MS = 5_000
+
+/** What is not urgent is told to the nodes so often. */
+const NEWS_MS = 50
 
 /** What the daemon does for other nodes. */
 export interface ClusterPort {
@@ -108,6 +112,9 @@ export class ClusterEdge {
   readonly #questions: Map<number, (json: string) => void> = new Map()
   readonly #drains: Map<string, { readonly process: string; readonly request: number }[]> = new Map()
   #lastQuestion = 0
+  /** What the nodes are to be told, at the head. */
+  readonly #news = new ViewNews()
+  #newsTimer: NodeJS.Timeout | undefined
   /** That the first head gave: a later one may not know it, and lease ids begin with it. */
   #number = 0
   #plane: ObjectPlane | undefined
@@ -286,6 +293,7 @@ export class ClusterEdge {
 
   /** @param forget - the cluster ends with this node */
   async close(reason: string, forget: boolean): Promise<void> {
+    clearTimeout(this.#newsTimer)
     this.#membership?.stop()
     if (this.#membership !== undefined)
       this.mesh.send(this.#membership.head, { $case: 'leave', value: { node: this.config.session.node, reason, deadlineMs: 0 } })
@@ -307,12 +315,13 @@ export class ClusterEdge {
       case 'order':
         return this.mesh.send(instruction.node, { $case: 'order', value: encodeOrder(instruction.order) })
       case 'view': {
-        const view = encodeView(instruction.view, this.#epoch)
+        const { view, to, urgent } = instruction
         for (const node of view.nodes) this.#nodes.set(node.node, node)
         this.#introduceMoved()
-        if (instruction.to !== undefined) return this.mesh.send(instruction.to, { $case: 'view', value: view })
-        for (const { node, state } of this.#nodes.values()) if (state !== 'DEAD') this.mesh.send(node, { $case: 'view', value: view })
-        return
+        if (to === undefined) this.#news.add(view)
+        if (to === undefined && !urgent) return void (this.#newsTimer ??= setTimeout(() => this.#tellNews(), NEWS_MS))
+        this.#tellNews()
+        return to && this.mesh.send(to, { $case: 'view', value: encodeView(view, this.#epoch) })
       }
       case 'node-accepted': {
         const { heartbeatMs, nodeTimeoutMs: leaseMs, store } = this.#cluster
@@ -331,9 +340,23 @@ export class ClusterEdge {
   /** A message for a process that is attached to another daemon. */
   sendToProcess(process: string, known: string | undefined, message: MessageBody): void {
     const node = known ?? this.#remote.get(process)?.node ?? this.#membership?.head
+    // What it names in its next task, its node must know.
+    if (node !== undefined && message.$case === 'groupState') {
+      const view = this.#news.ofGroup(message.value.group)
+      if (view !== undefined) this.mesh.send(node, { $case: 'view', value: encodeView(view, this.#epoch) })
+    }
     // The head knows all processes; what it does not know either is gone.
     if (node !== undefined && node !== this.config.session.node)
       this.mesh.send(node, { $case: 'toProcess', value: { id: process, message: { body: message } } })
+  }
+
+  #tellNews(): void {
+    clearTimeout(this.#newsTimer)
+    this.#newsTimer = undefined
+    const view = this.#news.take()
+    if (view === undefined) return
+    const value = encodeView(view, this.#epoch)
+    for (const { node, state } of this.#nodes.values()) if (state !== 'DEAD') this.mesh.send(node, { $case: 'view', value })
   }
 
   /** A message of a process of this node, as if it were attached to the other one. */

@@ -17,4 +17,7 @@ test('workers die', { timeout: 120_000 }, () => check(400, { processes: true }, 
 test('nodes die and join', { timeout: 120_000 }, () => check(600, { nodes: true, processes: true }, 40))
 test('nodes drain', { timeout: 120_000 }, () => check(600, { drain: true, nodes: true }, 40))
 test('the head dies and goes on from its records', { timeout: 120_000 }, () => check(600, { head: true, nodes: true, processes: true }, 60))
+test('drivers go on with another node when theirs dies, the head or another', { timeout: 120_000 }, () =>
+  check(600, { moves: true, head: true, nodes: true }, 60),
+)
 test('messages arrive twice', { timeout: 120_000 }, () => check(600, { duplicates: true, head: true, nodes: true }, 40))

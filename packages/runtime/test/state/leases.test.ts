@@ -352,7 +352,8 @@ test('messages with ids that nobody knows change nothing', () => {
     .do({ kind: 'process-lost', process: 'x' })
     .do({ kind: 'group-remove', process: 'd1', group: 'x' })
   machine.do({ kind: 'actor-stop', process: 'd1', stop: { actor: 'x', force: true, noRestart: true, reason: '' } })
-  expect(machine.take()).toEqual([])
+  // Who removes a group waits for its end.
+  expect(machine.take()).toEqual([send('d1', 'groupState', { group: 'x', state: 'REMOVED', cause: undefined, nodes: [] })])
 })
 
 test('a lease is returned by its holder only', () => {

@@ -223,3 +223,30 @@ describe('what belongs to a driver', () => {
     expect(head.control.jobs.jobs.get(DRIVER)).toMatchObject({ state: 'FAILED', reason: 'its driver did not come back after the head was started again' })
   })
 })
+
+describe('a driver whose node was killed', () => {
+  const comes: ControlEvent = { ...driver, kind: 'process-attached', node: 'n3', processKind: 'driver' }
+  const job = (head: Head): unknown => head.control.jobs.jobs.get(DRIVER)
+  const gone: ControlEvent = { kind: 'node-left', node: 'n2', reason: 'its daemon ended' }
+
+  test.each<[string, (of: Head) => Head]>([
+    ['under the same head', (head) => head],
+    ['under the next one', (head) => second(head).register('n1', { actors: [here('a1')] })],
+  ])('goes on at another node with all that it has, %s', (_how, then) => {
+    const head = then(first()).register('n3').do(comes)
+    head.out = []
+    head.do(gone).tick(LEASE_MS / 2)
+    expect(job(head)).toMatchObject({ state: 'RUNNING', node: 'n3' })
+    expect(head.actor('a1')).toEqual(['ALIVE', 'w-a1', 0])
+    expect(head.out.filter((each) => each.kind === 'send' && each.node !== 'n3')).toEqual([])
+    expect(second(head).control.jobs.jobs.get(DRIVER)).toMatchObject({ state: 'RUNNING', node: 'n3' })
+  })
+
+  test('is told that it comes too late when it was declared dead with its node', () => {
+    const head = first().register('n3').do(gone)
+    head.out = []
+    head.do(comes)
+    expect(job(head)).toMatchObject({ state: 'FAILED', node: 'n2' })
+    expect(head.out).toMatchObject([{ kind: 'send', process: DRIVER, node: 'n3', message: { $case: 'processLost', value: { process: DRIVER } } }])
+  })
+})

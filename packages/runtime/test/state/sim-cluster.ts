@@ -56,6 +56,7 @@ export interface SimOptions {
   readonly total?: Partial<Resources>
   /** Some messages arrive twice. */
   readonly duplicates?: boolean
+  readonly moves?: boolean
   /** Every event, for whoever looks for a defect. */
   readonly trace?: (line: string) => void
 }
@@ -72,6 +73,8 @@ export class SimCluster {
   #count = 0
   /** The head dies after so many more instructions. */
   #crashIn = Number.POSITIVE_INFINITY
+  /** Drivers without a daemon. */
+  readonly #homeless: SimProcess[] = []
   readonly maxAlive: Map<string, number> = new Map()
 
   constructor(options: SimOptions) {
@@ -142,18 +145,39 @@ export class SimCluster {
   }
 
   #attach(node: SimNode, id: string, kind: 'driver' | 'worker'): SimProcess {
-    const process = new SimProcess(id, kind, node.id, (message) => this.#push(`p${id}`, node.id, message, (item: ToDaemon) => this.#fromLocal(node, id, item)))
+    const process: SimProcess = new SimProcess(id, kind, node.id, (message) => {
+      const at = this.nodes.get(process.node) as SimNode
+      this.#push(`p${id}`, at.id, message, (item: ToDaemon) => this.#fromLocal(at, id, item))
+    })
     this.processes.set(id, process)
+    this.#attached(node, process)
+    return process
+  }
+
+  #attached(node: SimNode, { id, kind, job }: SimProcess): void {
     this.#handle(node, {
       kind: 'process-attached',
       process: id,
       processKind: kind,
       pid: 1,
       address: `at ${id}`,
-      job: kind === 'driver' ? process.job : undefined,
+      job: kind === 'driver' ? job : undefined,
     })
     if (kind === 'driver' && node.id !== this.head) this.#fromProcess(node, this.head, id, undefined)
-    return process
+  }
+
+  /** Drivers whose daemon was killed go to another one, and every node hears of it. */
+  #moveHomeless(): void {
+    for (const driver of this.#homeless.splice(0)) {
+      const node = this.pick(this.living) as SimNode
+      const number = this.nodes.get(driver.node)?.machine.node.tables.number
+      driver.node = node.id
+      driver.alive = true
+      node.remote.delete(driver.id)
+      this.#attached(node, driver)
+      for (const other of this.living) if (other !== node) this.#fromProcess(node, other.id, driver.id, undefined)
+      driver.attachedAgain(number)
+    }
   }
 
   // ---------------------------------------------------------------- faults
@@ -166,9 +190,14 @@ export class SimCluster {
     this.#handle(node, process.kind === 'worker' ? this.#exit(process.id) : { kind: 'process-lost', process: process.id })
   }
 
-  killNode(node: SimNode): void {
+  /** @param moves - its drivers go on with another node */
+  killNode(node: SimNode, moves: boolean = false): void {
     node.alive = false
-    for (const process of this.processes.values()) if (process.node === node.id) process.alive = false
+    for (const process of this.processes.values()) {
+      if (process.node !== node.id || !process.alive) continue
+      process.alive = false
+      if (moves && process.kind === 'driver') this.#homeless.push(process)
+    }
     for (const [key, channel] of this.#channels) if (channel.from === node.id || channel.to === node.id) this.#channels.delete(key)
   }
 
@@ -201,6 +230,7 @@ export class SimCluster {
       this.#crashIn = Number.POSITIVE_INFINITY
       this.startHead()
     }
+    this.#moveHomeless()
   }
 
   /** One message of one queue. False: none is on its way. */
@@ -369,7 +399,7 @@ export class SimCluster {
 
   #perform(node: SimNode, instructions: readonly EdgeInstruction[]): void {
     for (const instruction of instructions) {
-      if (node.id === this.head && --this.#crashIn < 0) this.killNode(node)
+      if (node.id === this.head && --this.#crashIn < 0) this.killNode(node, this.#options.moves)
       if (!node.alive) return
       this.#act(node, instruction)
     }

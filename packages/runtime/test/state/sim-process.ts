@@ -26,7 +26,7 @@ interface HeldLease {
 export class SimProcess {
   readonly id: string
   readonly kind: 'driver' | 'worker'
-  readonly node: string
+  node: string
   readonly job = JOB
   readonly works: Work[] = []
   readonly leases: Map<number, HeldLease> = new Map()
@@ -91,7 +91,9 @@ export class SimProcess {
   receive(message: MessageBody): void {
     switch (message.$case) {
       case 'leaseGranted': {
-        const { key, lease, worker } = message.value
+        const { key, lease, worker, again } = message.value
+        if (again && this.leases.has(lease)) return
+        if (again && this.#returned.has(lease)) return this.#send({ $case: 'leaseReturn', value: { lease, retire: false } })
         const work = this.works.find((each) => each.key === key)
         if (work === undefined) return this.#send({ $case: 'leaseReturn', value: { lease, retire: false } })
         this.#demanded.set(key, Math.max(0, (this.#demanded.get(key) ?? 0) - 1))
@@ -158,6 +160,15 @@ export class SimProcess {
     }
   }
 
+  /** Its daemon is another one. What it holds on the old node is lost. */
+  attachedAgain(number: number | undefined): void {
+    this.receive({ $case: 'nodeLost', value: { node: '', number: number ?? -1, cause: undefined, survivors: [] } })
+    this.#demanded.clear()
+    for (const work of this.works) this.#pump(work)
+    this.receive({ $case: 'controlLost', value: { lost: false, reason: '' } })
+  }
+
+  readonly #returned: Set<number> = new Set()
   readonly #demanded: Map<number, number> = new Map()
   readonly #stopped: Set<string> = new Set()
   readonly #removed: Set<string> = new Set()
@@ -180,6 +191,7 @@ export class SimProcess {
 
   #giveBack(id: number): void {
     this.leases.delete(id)
+    this.#returned.add(id)
     this.#send({ $case: 'leaseReturn', value: { lease: id, retire: false } })
   }
 

@@ -12,12 +12,14 @@ export interface Faults {
   readonly processes?: boolean
   readonly drain?: boolean
   readonly duplicates?: boolean
+  /** Drivers go on with another node when theirs dies. */
+  readonly moves?: boolean
 }
 
 const STRATEGIES = ['PACK', 'SPREAD', 'STRICT_PACK', 'STRICT_SPREAD']
 
 export function run(seed: number, steps: number, faults: Faults, trace?: (line: string) => void): void {
-  const sim = new SimCluster({ seed, duplicates: faults.duplicates === true, ...(trace && { trace }) })
+  const sim = new SimCluster({ seed, duplicates: faults.duplicates === true, moves: faults.moves === true, ...(trace && { trace }) })
   for (let i = 0; i < 3; i++) sim.join()
   sim.deliverAll()
   const drivers: SimProcess[] = [sim.driver(sim.nodes.get(sim.head) as never), ...sim.living.slice(1, 3).map((node) => sim.driver(node))]
@@ -49,7 +51,7 @@ export function run(seed: number, steps: number, faults: Faults, trace?: (line: 
   const fault = (): void => {
     const what = sim.random()
     const others = sim.living.filter(({ id }) => id !== sim.head)
-    if (what < 0.3 && faults.nodes === true && others.length > 1) sim.killNode(sim.pick(others) as never)
+    if (what < 0.3 && faults.nodes === true && others.length > 1) sim.killNode(sim.pick(others) as never, faults.moves)
     else if (what < 0.5 && faults.nodes === true && sim.living.length < 6) sim.join()
     else if (what < 0.7 && faults.head === true) sim.crashHead(Math.floor(sim.random() * 20))
     else if (what < 0.85 && faults.processes === true) {
