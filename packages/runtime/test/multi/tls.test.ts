@@ -1,6 +1,7 @@
 /** A cluster with certificates: everything works, and no port of it talks to whoever has none. */
-import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import { connect } from 'node:net'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { startTestCluster, type TestNode } from '../../src/testing/index.ts'
 
@@ -68,4 +69,36 @@ test('tasks, actors and objects cross nodes encrypted, and plain connections are
   }
   driver.write('go\n')
   await driver.exited
+})
+
+test('a program on a machine without a daemon joins with the certificates of the cluster, and not without them', async () => {
+  await using cluster = await startTestCluster({ nodes: [{ cpus: 1 }], tls: true })
+  const [head] = cluster.nodes as [TestNode]
+  const program = async (
+    { init, get, put, remote }: typeof import('../../src/index.ts'),
+    { tell }: typeof import('../../src/testing/index.ts'),
+  ): Promise<void> => {
+    try {
+      await using _program = await init({ quiet: true, ...(process.env['FOLDER'] !== undefined && { tlsDir: process.env['FOLDER'] }) })
+      const sum = remote((bytes: Uint8Array) => bytes.reduce((total, byte) => total + byte, 0))
+      tell('sum', { value: await get(sum.remote(await put(new Uint8Array(2_000_000).fill(3)))) })
+    } catch (error) {
+      tell('refused', { message: (error as Error).message })
+    }
+  }
+  const folder = join(head.temporary, '..', 'tls')
+  const outside = (name: string): Record<string, string> => {
+    const temporary = join(head.temporary, name)
+    mkdirSync(temporary)
+    return { BEAMLINE_ADDRESS: cluster.headAddress, BEAMLINE_TMPDIR: temporary }
+  }
+  const byVariable = head.driver(program, { env: { ...outside('a'), BEAMLINE_TLS_DIR: folder } })
+  expect(await byVariable.event('sum')).toMatchObject({ value: 6_000_000 })
+  await byVariable.finished()
+  const byOption = head.driver(program, { env: { ...outside('b'), FOLDER: folder } })
+  expect(await byOption.event('sum')).toMatchObject({ value: 6_000_000 })
+  await byOption.finished()
+  const without = head.driver(program, { env: outside('c') })
+  expect((await without.event('refused'))['message']).toContain(cluster.headAddress)
+  await without.finished()
 })
