@@ -1,9 +1,10 @@
 /**
  * Bundles of placement groups on one node: prepared (resources are set aside) → committed (usable) → returning (what ran there ends) → gone.
+ * What runs in a bundle that moves to another node may finish, as long as this node is there; the end of a group ends it at once.
  */
 import type { NodeOrder } from './events.ts'
 import { carve } from './node-scheduling.ts'
-import { emptyRoot, FRESH, type Group, type NodeTables, stopWorker } from './node-tables.ts'
+import { emptyRoot, FRESH, type Group, type NodeTables, reclaimLease, stopWorker } from './node-tables.ts'
 import { refuse } from './node-waiting.ts'
 import type { Pool } from './resources.ts'
 
@@ -16,7 +17,7 @@ export function prepareBundles(tables: NodeTables, event: Extract<NodeOrder, { k
   if (mine) return void tables.out.push({ kind: 'bundles-prepared', node: tables.config.node, group, attempt })
   // What an earlier attempt left here goes first.
   const old = [...(here ?? [])].filter(([index, bundle]) => bundles.has(index) && bundle.attempt < attempt).map(([index]) => index)
-  if (old.length > 0) returnBundles(tables, group, old, 'another attempt')
+  if (old.length > 0) returnBundles(tables, group, old, 'another attempt', true)
   tables.queue = tables.queue.filter((entry) => entry.kind !== 'bundles' || entry.group !== group || entry.attempt >= attempt)
   if (tables.queue.some((entry) => entry.kind === 'bundles' && entry.group === group)) return
   if (carve(emptyRoot(tables.config), group, attempt, bundles) === undefined) {
@@ -27,24 +28,29 @@ export function prepareBundles(tables: NodeTables, event: Extract<NodeOrder, { k
 }
 
 /**
- * What runs in the bundles is killed, and they are given back when it has ended.
+ * The bundles take nothing new, and are given back when what runs in them has ended.
  *
  * @param only - bundles; empty: all
+ * @param kill - what runs in them ends now
  */
-export function returnBundles(tables: NodeTables, id: string, only: readonly number[], reason: string): void {
+export function returnBundles(tables: NodeTables, id: string, only: readonly number[], reason: string, kill: boolean): void {
   const named = (index: number): boolean => only.length === 0 || only.includes(index)
   tables.queue = tables.queue.filter((entry) => entry.kind !== 'bundles' || entry.group !== id || ![...entry.bundles.keys()].some(named))
   const group = tables.groups.get(id)
   if (group === undefined) return
   const pools = new Set<Pool>()
   for (const [index, bundle] of group.bundles) {
-    if (!named(index) || bundle.state === 'returning') continue
+    if (!named(index)) continue
     bundle.state = 'returning'
     pools.add(bundle.pool)
   }
-  for (const lease of tables.leases.values()) if (pools.has(lease.allocation.pool)) stopWorker(tables, lease.worker, true, reason)
+  for (const lease of tables.leases.values()) {
+    if (!pools.has(lease.allocation.pool)) continue
+    if (kill) stopWorker(tables, lease.worker, true, reason)
+    else reclaimLease(tables, lease)
+  }
   for (const placement of tables.placements.values()) {
-    if (placement.worker !== undefined && placement.allocation !== undefined && pools.has(placement.allocation.pool))
+    if (kill && placement.worker !== undefined && placement.allocation !== undefined && pools.has(placement.allocation.pool))
       stopWorker(tables, placement.worker, true, reason)
   }
   finishReturn(tables, group)

@@ -17,6 +17,7 @@ import {
   type Entry,
   isTaskWorker,
   jobAlive,
+  reclaimLease,
   type Lease,
   type NodeConfig,
   type NodeTables,
@@ -125,7 +126,7 @@ export class NodeState {
           if (bundle.state === 'prepared' && bundle.attempt === event.attempt) bundle.state = 'committed'
         return
       case 'bundles-return':
-        return returnBundles(this.tables, event.group, event.bundles, event.reason)
+        return returnBundles(this.tables, event.group, event.bundles, event.reason, event.bundles.length === 0)
       case 'actor-started': {
         const placement = this.tables.workers.get(event.process)?.placement
         if (placement?.actor === event.started.actor) placement.started = event.started.error.length === 0 && event.started.errorText === ''
@@ -391,11 +392,7 @@ export class NodeState {
     const { tables } = this
     if (tables.draining !== '') return
     tables.draining = reason || 'it drains'
-    for (const lease of tables.leases.values()) {
-      if (lease.reclaiming || lease.worker.state === 'stopping') continue
-      lease.reclaiming = true
-      send(tables, lease.process, { $case: 'leaseReclaim', value: { lease: lease.id } })
-    }
+    for (const lease of tables.leases.values()) reclaimLease(tables, lease)
   }
 
   #jobEnded(job: string): void {

@@ -198,7 +198,7 @@ export interface Bundle {
   readonly pool: Pool
   readonly carved: Allocation
   readonly attempt: number
-  /** prepared: resources are set aside. committed: usable. returning: waits for its holders to die. */
+  /** prepared: resources are set aside. committed: usable. returning: waits for its holders to end. */
   state: 'prepared' | 'committed' | 'returning'
 }
 
@@ -334,6 +334,13 @@ export function stopWorker(node: NodeTables, worker: Worker, force: boolean, rea
   worker.killed = force
   if (worker.stopReason === '') worker.stopReason = reason
   node.out.push({ kind: 'worker-stop', worker: worker.id, force, reason })
+}
+
+/** Its holder pushes nothing more to it, and returns it when what runs has ended. */
+export function reclaimLease(node: NodeTables, lease: Lease): void {
+  if (lease.reclaiming || lease.worker.state === 'stopping') return
+  lease.reclaiming = true
+  send(node, lease.process, { $case: 'leaseReclaim', value: { lease: lease.id } })
 }
 
 /** Everything that the node has, and all of it free. */

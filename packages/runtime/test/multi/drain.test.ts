@@ -1,6 +1,6 @@
 /** A node that drains finishes what it runs, gets nothing new, and leaves; what it held is elsewhere. */
 import { expect, test } from 'vitest'
-import { startTestCluster, type TestNode } from '../../src/testing/index.ts'
+import { startTestCluster, type TestNode, until } from '../../src/testing/index.ts'
 
 test('a task that runs finishes, an actor moves, objects can still be read, then the node is gone', async () => {
   await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 2 }, { cpus: 2 }] })
@@ -51,4 +51,39 @@ test('the head cannot be drained, and an unknown node is named', async () => {
   await using cluster = await startTestCluster({ nodes: 2 })
   await expect(cluster.head.cli('drain', cluster.head.id)).rejects.toThrow(/the head/)
   await expect(cluster.head.cli('drain', 'zzzz')).rejects.toThrow(/there is no node zzzz/)
+})
+
+test('what runs in a bundle finishes on the node that drains, while the bundle is placed elsewhere for what comes next', async () => {
+  await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 1 }, { cpus: 1 }] })
+  const { head } = cluster
+  const driver = head.driver(async ({ init, get, remote, placementGroup, clusterInfo }, { tell }) => {
+    await init()
+    const group = placementGroup([{ cpus: 1 }], { strategy: 'PACK' })
+    await group.ready()
+    const slow = remote(
+      async () => {
+        tell('slow', { node: clusterInfo().node })
+        await new Promise((resolve) => setTimeout(resolve, 4_000))
+        return clusterInfo().node
+      },
+      { maxRetries: 0, cpus: 1, placementGroup: group },
+    ).remote()
+    const where = remote(() => clusterInfo().node, { cpus: 1, placementGroup: group })
+    await new Promise((resolve) => process.stdin.once('data', resolve))
+    process.stdin.destroy()
+    const after = where.remote()
+    tell('done', { slow: await get(slow), after: await get(after) })
+  })
+  const { node } = await driver.event('slow')
+  const [leaving, other] = cluster.nodes.slice(1).toSorted((a) => (a.id === node ? -1 : 1)) as [TestNode, TestNode]
+  const drained = head.cli('drain', leaving.id, '--deadline-ms', '30000', '--json')
+  await until('another place', async () => {
+    const [group] = await head.list<{ state: string; nodes: string[] }>('groups')
+    return (group?.state === 'CREATED' && group.nodes[0] === other.id) || `it is ${group?.state} on ${group?.nodes.join()}`
+  })
+  driver.write('go\n')
+  expect(await driver.event('done')).toMatchObject({ slow: node, after: other.id })
+  await drained
+  await leaving.gone()
+  await driver.finished()
 })
