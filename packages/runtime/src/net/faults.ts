@@ -7,7 +7,8 @@
  * arrives. `response`: it arrives and its confirmation is lost. `delay`: it leaves that much later, and all that follows on its link after it; with
  * `@0.2` behind it only that often. On a link both losses break the connection at that point, as a network would. `twice`: its handler is called
  * twice, which links themselves never do; the first time of each kind is said on stderr. Links on unix sockets know no other fault than this one.
- * Without a seed one is drawn and printed, so that a run can be repeated.
+ * What is no message, as the chunks of objects, arrives damaged in place of a lost response. Without a seed one is drawn and printed, so that a run can be
+ * repeated.
  */
 import { randomInt } from 'node:crypto'
 import { BeamlineError } from '../errors.ts'
@@ -66,8 +67,16 @@ export class Faults {
 
   /** Of something that is no message: does it get lost on its way? */
   loses(service: string, kind: string): boolean {
-    const rule = this.#rule(service, kind)
-    return rule !== undefined && rule.request > 0 && this.#next() < rule.request
+    return this.#happens(this.#rule(service, kind)?.request)
+  }
+
+  /** Of something that is no message: does it arrive with other bytes? */
+  damages(service: string, kind: string): boolean {
+    return this.#happens(this.#rule(service, kind)?.response)
+  }
+
+  #happens(probability: number = 0): boolean {
+    return probability > 0 && this.#next() < probability
   }
 
   #some(service: string, messages: Messages, probability: (rule: FaultRule) => number): boolean {

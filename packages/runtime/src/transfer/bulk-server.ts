@@ -219,13 +219,19 @@ class Session {
     if (payload.length === 0) socket.write(head, written)
     else {
       socket.write(head)
-      socket.write(payload, written)
+      socket.write(kind === FRAME.chunk && this.#options.faults?.damages('bulk', 'chunk') ? damaged(payload) : payload, written)
     }
     socket.uncork()
     this.#written = done.promise
     done.promise.catch(() => {})
     await before
   }
+}
+
+function damaged(payload: Uint8Array): Uint8Array {
+  const other = payload.slice()
+  other[0] = ~(other[0] as number)
+  return other
 }
 
 /** What a reader sends, as it is asked for. One wait at a time. */

@@ -4,7 +4,7 @@
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { describe, expect, test } from 'vitest'
+import { describe, expect, test, vi } from 'vitest'
 import type { MeshMessage } from '../../src/net/gen/mesh.ts'
 import type { NodeMessage, ProcessMessage } from '../../src/net/gen/node.ts'
 import type { PeerMessage } from '../../src/net/gen/peer.ts'
@@ -15,6 +15,8 @@ type Testing = typeof import('@beamline/runtime/testing')
 
 type Kind<S extends string, M extends { body?: { $case: string } | undefined }> = `${S}.${NonNullable<M['body']>['$case']}`
 type Kinds = Kind<'mesh', MeshMessage> | Kind<'node', NodeMessage | ProcessMessage> | Kind<'peer', PeerMessage>
+
+vi.setConfig({ testTimeout: 120_000 })
 
 const TWICE = 'mesh.*:twice=1;node.*:twice=1;peer.*:twice=1;seed=1'
 
@@ -240,6 +242,8 @@ async function run(faults: string, restart: boolean): Promise<Set<string>> {
   expect(results).toEqual([ROUND, ROUND])
   expect((calls as [string, number][]).toSorted()).toEqual(CALLS.toSorted())
   await driver.finished()
+  const damaged = (await head.list<{ transfers?: { damaged: number } }>('nodes')).reduce((total, { transfers }) => total + (transfers?.damaged ?? 0), 0)
+  expect(damaged > 0).toBe(faults.includes('bulk.chunk:response'))
   await cluster.expectBaseline(before)
   return doubled(cluster.nodes, [driver])
 }
@@ -250,7 +254,7 @@ describe('work of all kinds gives what it gives without faults, and leaves nothi
   })
 
   test('when responses are lost and messages are late, and the head is killed and starts again', async () => {
-    await expect(run('mesh.*:response=0.02,delay=1-20ms@0.1;peer.*:response=0.02,delay=1-20ms@0.1;bulk.chunk:response=0.2;seed=5', true)).resolves.toEqual(
+    await expect(run('mesh.*:response=0.02,delay=1-20ms@0.1;peer.*:response=0.02,delay=1-20ms@0.1;bulk.chunk:response=0.5;seed=5', true)).resolves.toEqual(
       new Set(),
     )
   })

@@ -24,7 +24,11 @@ test('a star names all kinds of a service, and a kind of its own goes before it'
   const faults = parseFaults('peer.*:request=1;peer.done:request=0')
   expect(faults.losesRequest('peer', push)).toBe(true)
   expect(faults.losesRequest('peer', done)).toBe(false)
-  expect(parseFaults('bulk.chunk:request=1').loses('bulk', 'chunk')).toBe(true)
+  const chunks = [parseFaults('bulk.chunk:request=1'), parseFaults('bulk.chunk:response=1')]
+  expect(chunks.map((each) => [each.loses('bulk', 'chunk'), each.damages('bulk', 'chunk')])).toEqual([
+    [true, false],
+    [false, true],
+  ])
 })
 
 test('delays lie between their bounds, and come as often as asked', () => {
