@@ -7,6 +7,9 @@ import type { GroupState, ProcessMessage, Resources, Selector } from '../net/gen
 import type { Runtime } from './runtime.ts'
 import { wireError } from './wire-error.ts'
 
+/** Removed groups that are remembered: more than a head's store may have yet to write. */
+const REMOVED_MAX = 1_000
+
 export type Strategy = 'PACK' | 'SPREAD' | 'STRICT_PACK' | 'STRICT_SPREAD'
 
 /** One group at one of its users. */
@@ -22,6 +25,8 @@ export interface GroupRecord {
 export class Groups {
   readonly #runtime: Runtime
   readonly #groups = new Map<string, GroupRecord>()
+  /** Whose removal a head that was killed at once may have forgotten. */
+  readonly #removed = new Set<string>()
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime
@@ -43,6 +48,7 @@ export class Groups {
   /** A head is back that may not know what it was asked before. */
   controlBack(): void {
     for (const { asked } of this.#groups.values()) if (asked) this.#runtime.sendToNode(asked)
+    for (const group of this.#removed) this.#runtime.sendToNode({ body: { $case: 'groupRemove', value: { group } } })
   }
 
   /** Resolves at the next change of the group. */
@@ -58,10 +64,20 @@ export class Groups {
     const record = this.#groups.get(message.group)
     if (!record) return
     record.state = message.state as GroupRecord['state']
-    if (record.asked?.body?.$case !== 'groupRemove' || record.state === 'REMOVED') record.asked = undefined
+    if (record.state === 'REMOVED' || (record.asked?.body?.$case === 'groupCreate' && record.state !== 'PENDING')) record.asked = undefined
     if (message.cause) record.cause = wireError(message.cause)
-    if (record.state === 'REMOVED') this.#groups.delete(record.id)
+    if (record.state === 'REMOVED') this.#forget(record.id)
     for (const resolve of record.waiting.splice(0)) resolve()
+  }
+
+  #forget(id: string): void {
+    this.#groups.delete(id)
+    this.#removed.add(id)
+    if (this.#removed.size <= REMOVED_MAX) return
+    for (const oldest of this.#removed) {
+      this.#removed.delete(oldest)
+      return
+    }
   }
 
   failAll(error: Error): void {

@@ -321,7 +321,8 @@ export class ClusterEdge {
         if (to === undefined) this.#news.add(view)
         if (to === undefined && !urgent) return void (this.#newsTimer ??= setTimeout(() => this.#tellNews(), NEWS_MS))
         this.#tellNews()
-        return to && this.mesh.send(to, { $case: 'view', value: encodeView(view, this.#epoch) })
+        if (to !== undefined) this.mesh.send(to, { $case: 'view', value: encodeView(view, this.#epoch) })
+        return
       }
       case 'node-accepted': {
         const { heartbeatMs, nodeTimeoutMs: leaseMs, store } = this.#cluster

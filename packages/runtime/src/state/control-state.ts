@@ -51,8 +51,8 @@ export class ControlState {
   readonly #jobOf: Map<string, Job> = new Map()
   readonly #attached: Map<string, Attached> = new Map()
   /** Records to write, as they are at the end of the event. */
-  readonly #dirty: Map<string, () => string | undefined> = new Map()
-  readonly #news = { nodes: new Set<string>(), groups: new Set<string>(), jobs: new Set<string>(), urgent: false }
+  readonly #dirty: Map<string, { readonly make: () => string | undefined; readonly later: boolean }> = new Map()
+  readonly #news = { nodes: new Set<string>(), groups: new Set<string>(), jobs: new Set<string>(), urgent: false, soon: false }
   #nowMs = 0
   #toldMs = 0
   #graceEndsMs: number | undefined
@@ -110,7 +110,7 @@ export class ControlState {
     this.#out = []
     if (this.#dirty.size === 0) return out
     const records: ControlInstruction[] = []
-    for (const [key, make] of this.#dirty) records.push({ kind: 'persist', key, value: make() })
+    for (const [key, { make, later }] of this.#dirty) records.push({ kind: 'persist', key, value: make(), ...(later && { later }) })
     this.#dirty.clear()
     return [...records, ...out]
   }
@@ -243,7 +243,7 @@ export class ControlState {
       const here = groups.map(({ group, bundles, committed }) => [group, { bundles: Object.keys(bundles).map(Number), committed }] as const)
       this.groups.reconcile(node, new Map(here))
     }
-    if (node !== this.config.self && this.config.growable) this.#out.push({ kind: 'view', to: node, view: this.#wholeView() })
+    if (node !== this.config.self && this.config.growable) this.#out.push({ kind: 'view', to: node, view: this.#wholeView(), urgent: true })
     this.#roomMayBe()
   }
 
@@ -311,7 +311,8 @@ export class ControlState {
   #tellView(): void {
     const { nodes, groups, jobs } = this.#news
     if (!this.config.growable || nodes.size + groups.size + jobs.size === 0) return
-    if (!this.#news.urgent && this.#nowMs - this.#toldMs < VIEW_MS) return
+    const { urgent, soon } = this.#news
+    if (!urgent && !soon && this.#nowMs - this.#toldMs < VIEW_MS) return
     const view: View = {
       all: false,
       nodes: [...nodes].map((node) => this.nodes.infoOf(node)).filter((info) => info !== undefined),
@@ -321,9 +322,9 @@ export class ControlState {
     nodes.clear()
     groups.clear()
     jobs.clear()
-    this.#news.urgent = false
+    this.#news.urgent = this.#news.soon = false
     this.#toldMs = this.#nowMs
-    this.#out.unshift({ kind: 'view', to: undefined, view })
+    this.#out.unshift({ kind: 'view', to: undefined, view, urgent })
   }
 
   #wholeView(): View {
@@ -342,21 +343,27 @@ export class ControlState {
 
   #groupChanged(group: PlacementGroup): void {
     this.#news.groups.add(group.id)
-    if (group.state === 'CREATED' || group.state === 'RESCHEDULING') {
-      this.#news.urgent = true
-      if (group.state === 'CREATED') this.actors.retry()
+    const { id, state } = group
+    if (state === 'RESCHEDULING') this.#news.urgent = true
+    if (state === 'CREATED') {
+      this.#news.soon = true
+      this.actors.retry()
     }
-    const { id } = group
-    this.#record(`group/${id}`, () => {
+    // The owner of one that ends with it asks again for what it was not answered, and says again what it removed.
+    if (!group.detached && !group.recorded && state !== 'CREATED') return
+    group.recorded = state !== 'REMOVED'
+    const make = (): string | undefined => {
       const now = this.groups.groups.get(id)
       return now === undefined || now.state === 'REMOVED' ? undefined : encodeRecord(this.groups.recordOf(now))
-    })
+    }
+    this.#record(`group/${id}`, make, state === 'REMOVED' && !group.detached)
   }
 
   // ---------------------------------------------------------------- records
 
-  #record(key: string, make: () => string | undefined): void {
-    if (this.config.persists) this.#dirty.set(key, make)
+  /** @param later - nothing that follows depends on it */
+  #record(key: string, make: () => string | undefined, later: boolean = false): void {
+    if (this.config.persists) this.#dirty.set(key, { make, later: later && this.#dirty.get(key)?.later !== false })
   }
 
   #recordNode({ info, state, node }: Member): void {

@@ -166,10 +166,10 @@ export type EdgeInstruction =
 /** What only the edge of the head does. */
 export type HeadInstruction =
   | { readonly kind: 'order'; readonly node: string; readonly order: NodeOrder }
-  /** Before the instructions after it are performed, the record is durable. `value` undefined: delete. */
-  | { readonly kind: 'persist'; readonly key: string; readonly value: string | undefined }
-  /** To one node, or to all others that are alive. */
-  | { readonly kind: 'view'; readonly to: string | undefined; readonly view: View }
+  /** Before the instructions after it are performed, the record is durable; one that is written `later` holds nothing up. `value` undefined: delete. */
+  | { readonly kind: 'persist'; readonly key: string; readonly value: string | undefined; readonly later?: boolean }
+  /** To one node, or to all others that are alive; what is not urgent may be told together with what comes next. */
+  | { readonly kind: 'view'; readonly to: string | undefined; readonly view: View; readonly urgent: boolean }
   /** Answers a `node-registered` of another node. */
   | { readonly kind: 'node-accepted'; readonly node: string; readonly number: number }
   | { readonly kind: 'node-refused'; readonly node: string; readonly code: string; readonly reason: string }

@@ -21,6 +21,8 @@ export interface PlacementGroup {
   /** Labels that the node of bundle i must have. */
   readonly selectors: readonly Labels[]
   readonly detached: boolean
+  /** The store has, or is to have, a record of it. */
+  recorded: boolean
   readonly owner: string
   readonly watchers: Set<string>
   state: 'PENDING' | 'CREATED' | 'RESCHEDULING' | 'REMOVED'
@@ -81,6 +83,7 @@ export class GroupTable {
       bundles: bundles.filter((bundle) => bundle !== undefined),
       selectors: create.selectors.map(({ labels }) => labels),
       detached: create.detached,
+      recorded: false,
       owner: process,
       watchers: new Set([process]),
       state: 'PENDING',
@@ -170,6 +173,7 @@ export class GroupTable {
     const { id, name, strategy, bundles, selectors, detached, owner, nodes, attempt } = record
     const group: PlacementGroup = {
       ...{ id, name, strategy, bundles, selectors, detached, owner, attempt },
+      recorded: true,
       watchers: new Set([owner]),
       state: record.state as PlacementGroup['state'],
       nodes: [...nodes],

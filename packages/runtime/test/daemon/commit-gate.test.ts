@@ -1,11 +1,12 @@
 /** What the head does after it wrote, and in which order. */
-import { expect, test } from 'vitest'
+import { expect, test, vi } from 'vitest'
 import { CommitGate, type Persist } from '../../src/daemon/commit-gate.ts'
 import type { Write } from '../../src/store/control-store.ts'
 
 type Instruction = Persist | { readonly kind: 'act'; readonly name: string }
 
 const put = (key: string, value: string | undefined): Persist => ({ kind: 'persist', key, value })
+const later = (key: string, value: string | undefined): Persist => ({ kind: 'persist', key, value, later: true })
 const act = (name: string): Instruction => ({ kind: 'act', name })
 const text = (batch: readonly Write[]): string[] => batch.map(({ key, value }) => `${key}=${value === undefined ? '-' : new TextDecoder().decode(value)}`)
 
@@ -54,6 +55,37 @@ test('writes that come while one is on its way leave together, each key with its
   expect(done).toEqual(['write a=1', 'write b=2 c=-'])
   await acknowledge()
   expect(done.slice(2)).toEqual(['b1', 'c'])
+})
+
+test('nothing waits for a write that may come later; it leaves before, or with, the next one that something waits for', async () => {
+  const { gate: commits, done, acknowledge } = gate()
+  commits.run([later('a', undefined), act('at once')])
+  expect(done).toEqual(['at once'])
+  commits.run([put('b', '1'), act('b')])
+  await Promise.resolve()
+  expect(done.slice(1)).toEqual(['write a=- b=1'])
+  await acknowledge()
+  expect(done.slice(2)).toEqual(['b'])
+})
+
+test('a write that may come later is made also when no other follows, and one that something waits for comes after it', async () => {
+  vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+  try {
+    const { gate: commits, done, acknowledge } = gate()
+    commits.run([later('a', '1'), later('a', '2'), act('at once')])
+    vi.runAllTimers()
+    expect(done).toEqual(['at once', 'write a=2'])
+    commits.run([act('meanwhile'), put('b', '1'), act('b')])
+    await acknowledge()
+    expect(done.slice(2)).toEqual(['meanwhile', 'write b=1'])
+    commits.run([later('c', '1')])
+    await acknowledge()
+    expect(done.slice(4)).toEqual(['b'])
+    vi.runAllTimers()
+    expect(done.slice(5)).toEqual(['write c=1'])
+  } finally {
+    vi.useRealTimers()
+  }
 })
 
 test('after a write that failed nothing is carried out', async () => {

@@ -65,6 +65,8 @@ export class SimCluster {
   readonly nodes: Map<string, SimNode> = new Map()
   readonly processes: Map<string, SimProcess> = new Map()
   readonly records: Map<string, string> = new Map()
+  /** What nothing waits for; a head that is killed now never wrote it. */
+  readonly #unwritten: Map<string, string | undefined> = new Map()
   head = ''
   nowMs = 1_000
   readonly #channels: Map<string, Channel> = new Map()
@@ -105,6 +107,7 @@ export class SimCluster {
     const node = this.#makeNode(true)
     this.head = node.id
     this.#perform(node, node.machine.start(this.nowMs))
+    this.#unwritten.clear()
     this.#handle(node, { kind: 'restore', records: new Map(this.records) })
     // Daemons find the new head and say what they have.
     for (const other of this.living) if (other !== node) this.#register(other)
@@ -467,9 +470,17 @@ export class SimCluster {
         return
       }
       case 'persist':
-        if (instruction.value === undefined) this.records.delete(instruction.key)
-        else this.records.set(instruction.key, instruction.value)
+        this.#unwritten.set(instruction.key, instruction.value)
+        if (instruction.later !== true) this.#write()
     }
+  }
+
+  #write(): void {
+    for (const [key, value] of this.#unwritten) {
+      if (value === undefined) this.records.delete(key)
+      else this.records.set(key, value)
+    }
+    this.#unwritten.clear()
   }
 
   #exit(worker: string): MachineEvent {
