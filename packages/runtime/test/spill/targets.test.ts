@@ -1,15 +1,14 @@
 /** One contract for all places that spill files go to, then what each of them does besides. */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { DirectoryTarget, type DirectoryTargetOptions } from '../../src/spill/directory-target.ts'
 import { S3Target } from '../../src/spill/s3-target.ts'
-import type { MemoryPart, SpillTarget } from '../../src/spill/target.ts'
+import type { MemoryPart } from '../../src/spill/target.ts'
+import { bytesOf, memoryIn, MiB, type Opened, spillContract } from './contract.ts'
 import { startS3 } from './s3-stand-in.ts'
-
-const MiB = 1_048_576
 
 let folder: string
 beforeEach(() => {
@@ -17,16 +16,7 @@ beforeEach(() => {
 })
 afterEach(() => rmSync(folder, { recursive: true }))
 
-/** A file in the place of a segment, whose bytes tell where they are. */
-function memory(name: string, bytes: number): string {
-  const path = join(folder, name)
-  const data = Buffer.alloc(bytes)
-  for (let at = 0; at + 4 <= bytes; at += 4) data.writeUInt32LE((at * 2_654_435_761 + name.length) % 2 ** 32, at)
-  writeFileSync(path, data)
-  return path
-}
-
-const bytesOf = ({ path, offset, bytes }: MemoryPart): Buffer => readFileSync(path).subarray(offset, offset + bytes)
+const memory = (name: string, bytes: number): string => memoryIn(folder, name, bytes)
 
 function directories(options: Partial<DirectoryTargetOptions> = {}): DirectoryTarget {
   const own = join(folder, 'disk')
@@ -34,16 +24,10 @@ function directories(options: Partial<DirectoryTargetOptions> = {}): DirectoryTa
   return new DirectoryTarget({ directories: [own], quotaBytes: undefined, name: 'node', holder: { pid: 1, started: '' }, isAlive: () => true, ...options })
 }
 
-interface Opened extends AsyncDisposable {
-  readonly target: SpillTarget
-  /** Names of the files that are there. */
-  files(): string[]
-}
-
 const TARGETS: Readonly<Record<string, () => Promise<Opened>>> = {
   'a folder': async () => ({
     target: directories(),
-    files: () => readdirSync(join(folder, 'disk')).flatMap((name) => readdirSync(join(folder, 'disk', name)).filter((file) => file !== 'holder.json')),
+    files: async () => readdirSync(join(folder, 'disk')).flatMap((name) => readdirSync(join(folder, 'disk', name)).filter((file) => file !== 'holder.json')),
     [Symbol.asyncDispose]: async () => {},
   }),
   'a bucket': async () => {
@@ -51,49 +35,14 @@ const TARGETS: Readonly<Record<string, () => Promise<Opened>>> = {
     const credentials = { accessKeyId: 'key', secretAccessKey: 'secret' }
     return {
       target: new S3Target({ bucket: 'bucket', prefix: 'spilled', endpoint: s3.endpoint, credentials }, 'node'),
-      files: () => [...s3.objects.keys()].map((key) => key.replace('/bucket/spilled/node/', '')),
+      files: async () => [...s3.objects.keys()].map((key) => key.replace('/bucket/spilled/node/', '')),
       [Symbol.asyncDispose]: () => s3[Symbol.asyncDispose](),
     }
   },
 }
 
 describe.each(Object.entries(TARGETS))('%s', (_, open) => {
-  test('parts of several segments come back one by one, byte for byte', async () => {
-    await using opened = await open()
-    const { target } = opened
-    const a = memory('a', 9 * MiB)
-    const b = memory('bb', 1 * MiB)
-    const parts = [
-      { path: a, offset: 4096, bytes: 8 * MiB + 77 },
-      { path: b, offset: 0, bytes: 5 },
-      { path: a, offset: 0, bytes: 4096 },
-      { path: b, offset: 8192, bytes: 300_000 },
-    ]
-    await target.write('1', parts)
-    await target.write('2', parts.slice(1, 2))
-    expect(opened.files().sort()).toEqual(['1', '2'])
-    const back = memory('back', 10 * MiB)
-    let from = 0
-    for (const part of parts) {
-      const into = { path: back, offset: 12_288, bytes: part.bytes }
-      await target.read('1', from, into)
-      expect(bytesOf(into).equals(bytesOf(part))).toBe(true)
-      from += part.bytes
-    }
-    await target.remove('1')
-    expect(opened.files()).toEqual(['2'])
-    await expect(target.read('1', 0, { path: back, offset: 0, bytes: 5 })).rejects.toThrow()
-    await target.close()
-    expect(opened.files()).toEqual([])
-  })
-
-  test('a write that fails leaves no file', async () => {
-    await using opened = await open()
-    const part = { path: memory('short', 4096), offset: 0, bytes: 8192 }
-    await expect(opened.target.write('1', [part])).rejects.toThrow()
-    expect(opened.files()).toEqual([])
-    await opened.target.close()
-  })
+  spillContract(() => folder, open)
 })
 
 describe('folders', () => {
