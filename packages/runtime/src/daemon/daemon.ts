@@ -61,6 +61,8 @@ export class Daemon {
   #forget = false
   /** Takes the place of this daemon when all of it is gone. */
   #next: (() => void) | undefined
+  /** It was asked to end: nothing comes next, even if it was declared dead too. */
+  #isLast = false
 
   constructor(config: DaemonConfig, launched: Launched, cluster: ClusterEdge | undefined) {
     this.#config = config
@@ -146,6 +148,7 @@ export class Daemon {
 
   /** End everything that this daemon started, remove its files, and exit. */
   stop(reason: string, graceMs: number): Promise<void> {
+    this.#isLast = true
     this.#stopping ??= this.#stop(reason, graceMs)
     return this.#stopping
   }
@@ -177,7 +180,7 @@ export class Daemon {
     await this.#server?.close()
     await this.#cluster?.close(reason, this.#forget)
     removeSession(session)
-    this.#next?.()
+    if (!this.#isLast) this.#next?.()
     process.exit(0)
   }
 
@@ -486,7 +489,7 @@ export class Daemon {
     const { mesh, headAddress, isHead, lookIn } = cluster
     const port = Number(mesh.address.split(':').at(-1))
     this.#next = this.#config.embedded ? undefined : successor(this.#config, { headAddress: isHead ? '' : headAddress, port, lookIn })
-    await this.stop(reason, 0)
+    await (this.#stopping ??= this.#stop(reason, 0))
   }
 
   // ---------------------------------------------------------------- logs

@@ -97,6 +97,16 @@ for (const { name, missing, open } of SERVERS) {
       expect(heads.map(({ node }) => node)).toEqual([loser.id])
     })
 
+    test('one that slept while another took over, and is asked to end when it wakes, ends', async () => {
+      const [sleeper, next] = cluster.nodes as [TestNode, TestNode]
+      await (await lead(sleeper)).started
+      sleeper.pause()
+      await (await lead(next)).started
+      sleeper.resume()
+      await sleeper.kill('SIGTERM')
+      expect(await inStore()).toMatchObject({ node: next.id, epoch: 2 })
+    })
+
     test('one that slept while another took over decides nothing when it wakes, and becomes a node', async () => {
       const [sleeper, next, worker] = cluster.nodes as [TestNode, TestNode, TestNode]
       await (await lead(sleeper)).started
