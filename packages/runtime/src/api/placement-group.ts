@@ -51,11 +51,35 @@ export class PlacementGroup {
    * @throws {@link BeamlineError} `INFEASIBLE` when the cluster can never hold them
    */
   async ready(): Promise<void> {
-    await whileBlocked(async () => {
-      while (this.#record.state === 'PENDING' || this.#record.state === 'RESCHEDULING') await current('PlacementGroup.ready').groups.changed(this.#record)
+    await this.#settled(undefined)
+  }
+
+  /**
+   * Waits for all bundles to be reserved, but not for longer than this.
+   *
+   * @param timeoutMs - 0 looks once
+   * @returns whether they are
+   * @throws {@link BeamlineError} as {@link PlacementGroup.ready}; `INVALID_ARGUMENT`
+   */
+  async wait(timeoutMs: number): Promise<boolean> {
+    if (typeof timeoutMs !== 'number' || !(timeoutMs >= 0))
+      throw new BeamlineError('INVALID_ARGUMENT', { what: 'timeoutMs', got: String(timeoutMs), expected: 'milliseconds, 0 or more' })
+    return await this.#settled(timeoutMs)
+  }
+
+  async #settled(withinMs: number | undefined): Promise<boolean> {
+    const record = this.#record
+    const untilMs = withinMs === undefined ? undefined : performance.now() + withinMs
+    const reserved = await whileBlocked(async () => {
+      while (record.state === 'PENDING' || record.state === 'RESCHEDULING') {
+        const leftMs = untilMs === undefined ? undefined : untilMs - performance.now()
+        if (leftMs !== undefined && leftMs <= 0) return false
+        await current('PlacementGroup.ready').groups.changed(record, leftMs)
+      }
+      return true
     })
-    if (this.#record.state === 'CREATED') return
-    throw this.#record.cause ?? new BeamlineError('CANCELLED', { task: `placement group ${this.id}`, reason: 'it was removed' })
+    if (record.state !== 'REMOVED') return reserved
+    throw record.cause ?? new BeamlineError('CANCELLED', { task: `placement group ${this.id}`, reason: 'it was removed' })
   }
 
   /** Gives the resources back; what still runs in the group is killed. Resolves when that is done. */

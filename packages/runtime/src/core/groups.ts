@@ -3,6 +3,7 @@
  */
 import { randomBytes } from 'node:crypto'
 import { BeamlineError } from '../errors.ts'
+import { LIMITS } from '../limits.ts'
 import type { GroupState, ProcessMessage, Resources, Selector } from '../net/gen/node.ts'
 import type { Runtime } from './runtime.ts'
 import { wireError } from './wire-error.ts'
@@ -51,9 +52,20 @@ export class Groups {
     for (const group of this.#removed) this.#runtime.sendToNode({ body: { $case: 'groupRemove', value: { group } } })
   }
 
-  /** Resolves at the next change of the group. */
-  changed(record: GroupRecord): Promise<void> {
-    return this.#runtime.keepAlive.during(new Promise((resolve) => record.waiting.push(resolve)))
+  /** Resolves at the next change of the group, with false when there was none in this time. */
+  changed(record: GroupRecord, withinMs?: number): Promise<boolean> {
+    const { promise, resolve } = Promise.withResolvers<boolean>()
+    const changed = (): void => resolve(true)
+    record.waiting.push(changed)
+    if (withinMs === undefined) return this.#runtime.keepAlive.during(promise)
+    const timer = setTimeout(
+      () => {
+        record.waiting.splice(record.waiting.indexOf(changed), 1)
+        resolve(false)
+      },
+      Math.min(withinMs, LIMITS.timerMsMax),
+    )
+    return this.#runtime.keepAlive.during(promise.finally(() => clearTimeout(timer)))
   }
 
   remove(record: GroupRecord): void {

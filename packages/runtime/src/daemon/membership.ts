@@ -120,9 +120,10 @@ export class Membership {
   }
 
   registered(node: string, registered: Registered): void {
-    if (node !== this.#head) return
     const now = performance.now()
     const { leaseMs, epoch, store } = registered
+    // A head of an older epoch was followed by another: it has nothing to say any more.
+    if (node !== this.#head || epoch < this.#epoch) return
     const again = this.#fence !== undefined
     if (this.#fence === undefined) this.#fence = new Fence({ leaseMs, headTimeoutMs: this.#options.config.headTimeoutMs }, this.#registerSentMs)
     else if (this.#expired(now)) return

@@ -223,6 +223,20 @@ describe('placement groups', () => {
     expect((await failure(get(inside.remote()))).code).toMatch(/INFEASIBLE|CANCELLED/)
   })
 
+  test('waiting for a group ends with its time, and the group still comes', async () => {
+    await init({ cpus: 1, quiet: true })
+    const first = placementGroup([{ cpus: 1 }])
+    expect(await first.wait(60_000)).toBe(true)
+    await using second = placementGroup([{ cpus: 1 }])
+    expect(await second.wait(0)).toBe(false)
+    expect(await second.wait(50)).toBe(false)
+    const soon = second.wait(60_000)
+    await first.remove()
+    expect(await soon).toBe(true)
+    expect((await failure(first.wait(0))).code).toBe('CANCELLED')
+    expect((await failure(second.wait(-1))).code).toBe('INVALID_ARGUMENT')
+  })
+
   test('what can never be reserved fails, and bad requests are refused', async () => {
     await init({ cpus: 2, quiet: true })
     expect((await failure(placementGroup([{ cpus: 2 }, { cpus: 1 }]).ready())).code).toBe('INFEASIBLE')
