@@ -480,7 +480,9 @@ export class Daemon {
     while (performance.now() < until && !isDrained(machine.node.tables)) await delay(DRAIN_LOOK_MS)
     const leftMs = until - performance.now()
     if (leftMs > 0) await cluster.moveObjects(leftMs)
-    await this.stop(`node ${this.#config.session.node} was drained: ${reason}`, STOP_GRACE_MS)
+    const drained = `node ${this.#config.session.node} was drained: ${reason}`
+    this.#handle({ kind: 'node-ends', reason: drained })
+    await this.stop(drained, STOP_GRACE_MS)
   }
 
   /** This node was declared dead, or may have been: nothing of it may go on. What comes next is a new node. */

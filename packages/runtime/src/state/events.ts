@@ -91,6 +91,8 @@ export type NodeEvent =
   | { readonly kind: 'registered'; readonly number: number }
   /** No new work for this node. */
   | { readonly kind: 'drain'; readonly reason: string }
+  /** This node ends, and with it its workers: what still runs learns why. */
+  | { readonly kind: 'node-ends'; readonly reason: string }
   /** Nobody of that job is left anywhere. */
   | { readonly kind: 'job-ended'; readonly job: string }
   /** That node is dead: its processes are. */

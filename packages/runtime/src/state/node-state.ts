@@ -137,6 +137,9 @@ export class NodeState {
         return
       case 'drain':
         return this.#drain(event.reason)
+      case 'node-ends':
+        for (const worker of this.tables.workers.values()) if (worker.stopReason === '') worker.stopReason = event.reason
+        return
       case 'job-ended':
         return this.#jobEnded(event.job)
       case 'node-gone':

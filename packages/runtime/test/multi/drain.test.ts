@@ -87,3 +87,32 @@ test('what runs in a bundle finishes on the node that drains, while the bundle i
   await leaving.gone()
   await driver.finished()
 })
+
+test('an actor that may not restart works until the deadline, and then its callers learn that its node was drained', async () => {
+  await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 1 }] })
+  const [head, leaving] = cluster.nodes as [TestNode, TestNode]
+  const driver = head.driver(async ({ init, get, remote }, { tell }) => {
+    await init()
+    class Counter {
+      #count = 0
+      add(): number {
+        return ++this.#count
+      }
+    }
+    const counter = remote(Counter, { cpus: 1, maxRestarts: 0 }).remote()
+    await get(counter.add.remote())
+    tell('counts')
+    try {
+      for (;;) tell('last', { count: await get(counter.add.remote()) })
+    } catch (error) {
+      tell('failed', { code: (error as { code: string }).code, message: (error as Error).message })
+    }
+  })
+  await driver.event('counts')
+  const started = performance.now()
+  await head.cli('drain', leaving.id, '--deadline-ms', '2000', '--reason', 'new memory', '--json')
+  expect(await driver.event('failed')).toMatchObject({ code: 'ACTOR_DIED', message: expect.stringContaining('was drained: new memory') })
+  expect(performance.now() - started).toBeGreaterThan(2_000)
+  await leaving.gone()
+  await driver.finished()
+})
