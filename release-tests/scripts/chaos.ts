@@ -5,10 +5,10 @@
  *     npm run release-tests -- --only 'chaos-*'                        the long form, a test per fault
  *     node --conditions=@beamline/source release-tests/scripts/chaos.ts --short
  *
- *     --fault NAME,…      default: all
+ *     --fault NAME,…      default: all; in the short form all but "none"
  *     --workload NAME,…   default: all
  *     --seed N            default: of the clock; printed, and the same one repeats the same faults
- *     --short             small loads and quick faults; the workloads of a fault run at the same time
+ *     --short             small loads and quick faults; the workloads of a fault run at the same time, and one fault after the other on one cluster
  *     --within SECONDS    start no fault after so long
  *
  * Needs network namespaces: Linux, root, iproute2, nftables.
@@ -27,7 +27,7 @@ import { type Load, SPARED, type WorkloadName, WORKLOADS } from './chaos/workloa
 
 const { values } = parseArgs({
   options: {
-    fault: { type: 'string', default: Object.keys(FAULTS).join(',') },
+    fault: { type: 'string' },
     workload: { type: 'string', default: Object.keys(WORKLOADS).join(',') },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     short: { type: 'boolean', default: false },
@@ -45,11 +45,11 @@ const REST_MS = 60_000
 
 const LOADS: Readonly<Record<WorkloadName, Omit<Load, 'seed' | 'marks'>>> = IS_SHORT
   ? {
-      tasks: { count: 150, width: 1, bytes: 0, holdMs: 150 },
-      actors: { count: 60, width: 4, bytes: 0, holdMs: 30 },
-      streaming: { count: 60, width: 3, bytes: 300_000, holdMs: 40 },
-      borrowing: { count: 40, width: 1, bytes: 1_000_000, holdMs: 100 },
-      pipeline: { count: 16, width: 8, bytes: 2_000_000, holdMs: 100 },
+      tasks: { count: 80, width: 1, bytes: 0, holdMs: 150 },
+      actors: { count: 50, width: 3, bytes: 0, holdMs: 50 },
+      streaming: { count: 100, width: 3, bytes: 300_000, holdMs: 40 },
+      borrowing: { count: 24, width: 1, bytes: 1_000_000, holdMs: 100 },
+      pipeline: { count: 10, width: 5, bytes: 2_000_000, holdMs: 100 },
     }
   : {
       tasks: { count: 1200, width: 1, bytes: 0, holdMs: 400 },
@@ -63,18 +63,37 @@ const unavailable = await networkUnavailable()
 if (unavailable !== undefined) skip(unavailable)
 
 const folder = mkdtempSync(join(tmpdir(), 'beamline-chaos-'))
-const faults = names(values.fault, FAULTS)
+const all = Object.keys(FAULTS).filter((name) => name !== 'none' || !IS_SHORT)
+const faults = names(values.fault ?? all.join(','), FAULTS)
 const workloads = names(values.workload, WORKLOADS)
 console.log(`seed ${SEED}: repeat with --seed ${SEED}`)
 const cells: Cell[] = []
 const startedMs = performance.now()
-for (const name of faults) {
+/** Goes on from fault to fault, as long as the next one needs no other nodes and all is well. */
+let cluster: TestCluster | undefined
+for (const [at, name] of faults.entries()) {
   if (performance.now() - startedMs > WITHIN_MS) {
     console.log(`${name}: left out, ${values.within} s are over`)
     continue
   }
-  cells.push(...(await underFault(name)))
+  const fault: Fault = FAULTS[name]
+  console.log(`\n${name}: ${fault.title}`)
+  cluster ??= await startCluster(name)
+  const done = await underFault(cluster, name)
+  const isWell = done.every(({ failure }) => failure === '')
+  if (!isWell) keepLogs(cluster, name)
+  const next: Fault | undefined = FAULTS[faults[at + 1] as FaultName]
+  if (!IS_SHORT || !isWell || next === undefined || next.nodes !== fault.nodes) {
+    try {
+      await cluster[Symbol.asyncDispose]()
+    } catch (error) {
+      done.push(emptyCell(name, 'end', (error as Error).message))
+    }
+    cluster = undefined
+  }
+  cells.push(...done)
 }
+await cluster?.[Symbol.asyncDispose]()
 console.log(`\n${table(cells)}\n\nseed ${SEED}, ${Math.round((performance.now() - startedMs) / 1000)} s`)
 const failed = cells.filter(({ failure }) => failure !== '')
 report('cells_failed', '', [failed.length])
@@ -97,11 +116,9 @@ function names<N extends string>(list: string, known: Readonly<Record<N, unknown
   })
 }
 
-/** All workloads under one fault, on one cluster. */
-async function underFault(name: FaultName): Promise<Cell[]> {
+function startCluster(name: FaultName): Promise<TestCluster> {
   const fault: Fault = FAULTS[name]
-  console.log(`\n${name}: ${fault.title}`)
-  const cluster = await startTestCluster({
+  return startTestCluster({
     isolation: 'netns',
     store: `sqlite:${join(folder, `${name}.sqlite`)}`,
     nodes: Array.from({ length: NODES }, (_, index) => (index === 1 ? { resources: { [SPARED]: 1 } } : {})),
@@ -110,6 +127,10 @@ async function underFault(name: FaultName): Promise<Cell[]> {
     nodeTimeoutMs: PACE.nodeTimeoutMs,
     ...fault.nodes,
   })
+}
+
+/** All workloads under one fault. */
+async function underFault(cluster: TestCluster, name: FaultName): Promise<Cell[]> {
   const done: Cell[] = []
   try {
     const rounds = IS_SHORT ? [workloads] : workloads.map((workload) => [workload])
@@ -119,25 +140,12 @@ async function underFault(name: FaultName): Promise<Cell[]> {
     const missing = workloads.filter((workload) => !done.some((cell) => cell.workload === workload))
     for (const workload of missing) done.push(emptyCell(name, workload, `${(error as Error).message}`))
   }
-  if (done.some(({ failure }) => failure !== '')) keepLogs(cluster, name)
-  try {
-    await cluster[Symbol.asyncDispose]()
-  } catch (error) {
-    done.push(emptyCell(name, 'end', (error as Error).message))
-  }
   return done
 }
 
-const emptyCell = (fault: string, workload: string, failure: string): Cell => ({
-  fault,
-  workload,
-  failure,
-  faults: 0,
-  asked: 0,
-  again: 0,
-  seconds: 0,
-  secondsToRest: 0,
-})
+function emptyCell(fault: string, workload: string, failure: string): Cell {
+  return { fault, workload, failure, faults: 0, asked: 0, again: 0, seconds: 0, secondsToRest: 0 }
+}
 
 async function runTogether(cluster: TestCluster, name: FaultName, round: readonly WorkloadName[]): Promise<Cell[]> {
   const before = await cluster.baseline()

@@ -13,6 +13,8 @@ import type { Random } from './random.ts'
 export interface Pace {
   /** After this long without a sign of life a node is dead. */
   readonly nodeTimeoutMs: number
+  /** Before the first thing happens. */
+  readonly first: readonly [number, number]
   readonly betweenWorkerKills: readonly [number, number]
   readonly betweenDaemonKills: readonly [number, number]
   /** How long a killed daemon is away. */
@@ -23,11 +25,12 @@ export interface Pace {
   readonly betweenHeadKills: readonly [number, number]
   /** Shorter than `nodeTimeoutMs`: nodes are suspected and nothing is lost. */
   readonly blackoutMs: number
-  readonly betweenBlackoutsMs: number
+  readonly betweenBlackouts: readonly [number, number]
 }
 
 export const LONG: Pace = {
   nodeTimeoutMs: 10_000,
+  first: [2_000, 6_000],
   betweenWorkerKills: [1_000, 4_000],
   betweenDaemonKills: [10_000, 20_000],
   away: [1_000, 4_000],
@@ -35,19 +38,20 @@ export const LONG: Pace = {
   betweenStops: [5_000, 10_000],
   betweenHeadKills: [10_000, 20_000],
   blackoutMs: 5_000,
-  betweenBlackoutsMs: 15_000,
+  betweenBlackouts: [15_000, 15_000],
 }
 
 export const SHORT: Pace = {
-  nodeTimeoutMs: 5_000,
+  nodeTimeoutMs: 8_000,
+  first: [500, 1_500],
   betweenWorkerKills: [300, 900],
   betweenDaemonKills: [3_000, 5_000],
   away: [300, 1_000],
-  stoppedMs: 7_000,
+  stoppedMs: 10_000,
   betweenStops: [2_000, 3_000],
   betweenHeadKills: [5_000, 8_000],
   blackoutMs: 2_000,
-  betweenBlackoutsMs: 3_000,
+  betweenBlackouts: [2_000, 4_000],
 }
 
 /** Where a fault works. */
@@ -83,9 +87,14 @@ async function pause(ms: number, { signal }: Stage): Promise<boolean> {
   return !signal.aborted
 }
 
+/** The times at which something is to happen, until it is time to stop. */
+async function* times(stage: Stage, between: readonly [number, number]): AsyncGenerator<void, void, void> {
+  for (let wait = stage.pace.first; await pause(stage.random.between(wait), stage); wait = between) yield
+}
+
 async function killWorkers(stage: Stage): Promise<void> {
   const { cluster, random, pace, happened } = stage
-  while (await pause(random.between(pace.betweenWorkerKills), stage)) {
+  for await (const _ of times(stage, pace.betweenWorkerKills)) {
     const node = random.pick(cluster.nodes.filter(({ index }) => index !== SPARED_NODE)) as TestNode
     const workers = (await node.list<{ worker: string; pid: number; state: string; node?: string }>('workers')).filter(
       (each) => (each.node ?? node.id) === node.id && ['leased', 'blocked', 'actor'].includes(each.state),
@@ -103,7 +112,7 @@ async function killWorkers(stage: Stage): Promise<void> {
 
 async function killDaemons(stage: Stage): Promise<void> {
   const { cluster, random, pace, happened } = stage
-  while (await pause(random.between(pace.betweenDaemonKills), stage)) {
+  for await (const _ of times(stage, pace.betweenDaemonKills)) {
     const node = random.pick(mayFail(cluster)) as TestNode
     await node.kill()
     happened(`killed the daemon of node ${node.index}`)
@@ -114,7 +123,7 @@ async function killDaemons(stage: Stage): Promise<void> {
 
 async function stopDaemons(stage: Stage): Promise<void> {
   const { cluster, random, pace, happened } = stage
-  while (await pause(random.between(pace.betweenStops), stage)) {
+  for await (const _ of times(stage, pace.betweenStops)) {
     const node = random.pick(mayFail(cluster)) as TestNode
     node.pause()
     happened(`stopped the daemon of node ${node.index} for ${pace.stoppedMs / 1000} s`)
@@ -125,7 +134,7 @@ async function stopDaemons(stage: Stage): Promise<void> {
 
 async function restartHead(stage: Stage): Promise<void> {
   const { cluster, random, pace, happened } = stage
-  while (await pause(random.between(pace.betweenHeadKills), stage)) {
+  for await (const _ of times(stage, pace.betweenHeadKills)) {
     await at(cluster, HEAD).kill()
     happened('killed the head')
     await pause(random.between(pace.away), stage)
@@ -136,7 +145,7 @@ async function restartHead(stage: Stage): Promise<void> {
 async function blackouts(stage: Stage): Promise<void> {
   const { cluster, pace, happened } = stage
   const hosts = mayFail(cluster).map(({ host }) => host)
-  while (await pause(pace.betweenBlackoutsMs, stage)) {
+  for await (const _ of times(stage, pace.betweenBlackouts)) {
     await Promise.all(hosts.map((host) => host?.cut()))
     happened(`cut off half of the nodes for ${pace.blackoutMs / 1000} s`)
     await pause(pace.blackoutMs, stage)
