@@ -26,7 +26,7 @@ async function rates(nodes: number): Promise<number[]> {
     if (round >= 0) samples.push(TASKS / seconds)
   }
   const used = new Set(await get(Array.from({ length: 200 }, () => nodeHere.remote())))
-  report(`nodes_used_of_${nodes}`, '', [used.size])
+  report(`nodes_used_of_${nodes}`, 'nodes', [used.size])
   return samples
 }
 
