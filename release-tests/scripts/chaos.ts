@@ -96,12 +96,12 @@ for (const [at, name] of faults.entries()) {
 await cluster?.[Symbol.asyncDispose]()
 console.log(`\n${table(cells)}\n\nseed ${SEED}, ${Math.round((performance.now() - startedMs) / 1000)} s`)
 const failed = cells.filter(({ failure }) => failure !== '')
-report('cells_failed', '', [failed.length])
+report('cells_failed', 'cells', [failed.length])
 report('seconds_to_rest_max', 's', [Math.max(...cells.map(({ secondsToRest }) => secondsToRest))])
 for (const { workload, seconds, again, asked } of faults.length === 1 ? cells : []) {
   report(`${workload}_seconds`, 's', [seconds])
-  report(`${workload}_asked`, '', [asked])
-  report(`${workload}_again`, '', [again])
+  report(`${workload}_asked`, 'items', [asked])
+  report(`${workload}_again`, 'items', [again])
 }
 if (failed.length > 0) {
   console.log(`logs: ${folder}`)

@@ -284,5 +284,5 @@ while (simulation.granted < TASKS) {
 }
 report('decisions', '/s', rates)
 report('memory_mb', 'MiB', [peak - before])
-report('messages_per_decision', '', [simulation.messages / simulation.granted])
+report('messages_per_decision', 'messages', [simulation.messages / simulation.granted])
 report('granted_for_nothing', '%', [(100 * simulation.lost) / simulation.granted])
