@@ -123,6 +123,7 @@ const events: { [K in MachineEvent['kind']]: Case<K> } = {
   'actor-started': () => ({ kind: 'actor-started', process: W2, started: { actor: 'a1', error: new Uint8Array(), errorText: '' } }),
   registered: () => ({ kind: 'registered', number: 7 }),
   drain: () => ({ kind: 'drain', reason: 'test' }),
+  'node-ends': () => ({ kind: 'node-ends', reason: 'test' }),
   'job-ended': () => ({ kind: 'job-ended', job: REMOTE }),
   'node-gone': () => ({ kind: 'node-gone', node: OTHER }),
   'actor-placed': () => ({ kind: 'actor-placed', node: OTHER, actor: 'a2', attempt: 1, worker: 'bbbbbbbb00000001', address: '', gpuIndices: [] }),
