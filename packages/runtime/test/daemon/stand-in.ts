@@ -47,9 +47,24 @@ export class StandInDriver {
       this.#closed = error
       this.#wake()
     })
-    const job = { name: 'test.ts', namespace: '', cwd: process.cwd(), entry: '/test.ts', execArgv: [], env: {}, logToDriver: true, package: '', root: '', modules: [], ...options.job }
+    const job = {
+      name: 'test.ts',
+      namespace: '',
+      cwd: process.cwd(),
+      entry: '/test.ts',
+      execArgv: [],
+      env: {},
+      logToDriver: true,
+      package: '',
+      root: '',
+      modules: [],
+      ...options.job,
+    }
     const kind = options.kind ?? 'driver'
-    this.send({ $case: 'hello', value: { process: this.id, kind, pid: options.pid ?? process.pid, address: '', job: kind === 'driver' ? job : undefined, again: false } })
+    this.send({
+      $case: 'hello',
+      value: { process: this.id, kind, pid: options.pid ?? process.pid, address: '', job: kind === 'driver' ? job : undefined, again: false },
+    })
   }
 
   send(body: NonNullable<ProcessMessage['body']>): void {
