@@ -436,7 +436,9 @@ export class ClusterEdge {
   /** Nodes whose daemons were killed on this machine, of whatever cluster. Their drivers have a moment to come back. */
   gone(nodes: readonly string[]): void {
     setTimeout(() => {
-      for (const node of nodes) {
+      // A former head listened where this one does: it is gone, also when the one between them was killed before it could say so.
+      const former = [...this.#nodes.values()].filter(({ node, address }) => this.isHead && node !== this.config.session.node && address === this.mesh.address)
+      for (const node of new Set([...nodes, ...former.map(({ node }) => node)])) {
         const reason = 'its daemon ended, and its machine has another one'
         if (this.isHead) this.#port?.handle({ kind: 'node-left', node, reason })
         else this.#toHead({ $case: 'leave', value: { node, reason, deadlineMs: 0 } })
