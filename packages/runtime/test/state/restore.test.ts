@@ -249,4 +249,15 @@ describe('a driver whose node was killed', () => {
     expect(job(head)).toMatchObject({ state: 'FAILED', node: 'n2' })
     expect(head.out).toMatchObject([{ kind: 'send', process: DRIVER, node: 'n3', message: { $case: 'processLost', value: { process: DRIVER } } }])
   })
+
+  test('changes nothing any more when it was declared dead with its node, and what is detached stays', () => {
+    const head = second(first().do(gone)).register('n1', { actors: [here('a1')] })
+    head.register('n3').do(comes)
+    head.out = []
+    head.do({ kind: 'group-remove', process: DRIVER, group: 'g1' })
+    head.do({ kind: 'group-create', process: DRIVER, create: { ...group, group: 'g2' } }, { kind: 'actor-create', process: DRIVER, create: create('a2') })
+    expect(head.out).toEqual([])
+    expect([...head.control.groups.groups.keys()]).toEqual(['g1'])
+    expect(head.control.groups.groups.get('g1')?.state).not.toBe('REMOVED')
+  })
 })

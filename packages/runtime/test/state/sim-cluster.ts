@@ -143,7 +143,7 @@ export class SimCluster {
   }
 
   driver(node: SimNode): SimProcess {
-    const id = `d${this.processes.size}`.padEnd(16, '0')
+    const id = `d${String(this.processes.size).padStart(15, '0')}`
     return this.#attach(node, id, 'driver')
   }
 
