@@ -50,16 +50,22 @@ export function inventoryOf(node: NodeTables): Inventory {
     if (worker?.state === 'stopping') continue
     actors.push({ actor, attempt, worker: worker?.id ?? '', address: worker?.address ?? '', alive: started, gpuIndices: [...(allocation?.gpus.keys() ?? [])] })
   }
-  const groups: GroupHere[] = []
+  const groups = new Map<string, GroupHere>()
   for (const { id, bundles } of node.groups.values()) {
     const living = [...bundles].filter(([, bundle]) => bundle.state !== 'returning')
-    groups.push({
+    groups.set(id, {
       group: id,
       bundles: Object.fromEntries(living.map(([index, bundle]) => [index, bundle.pool.total])),
       committed: living.filter(([, bundle]) => bundle.state === 'committed').map(([index]) => index),
     })
   }
-  return { processes, actors, groups }
+  // Those that wait for room would be prepared for nobody.
+  for (const entry of node.queue) {
+    if (entry.kind !== 'bundles') continue
+    const { bundles = {}, committed = [] } = groups.get(entry.group) ?? {}
+    groups.set(entry.group, { group: entry.group, bundles: { ...bundles, ...Object.fromEntries(entry.bundles) }, committed })
+  }
+  return { processes, actors, groups: [...groups.values()] }
 }
 
 /** Nothing that keeps a draining node: it may leave. */

@@ -4,10 +4,12 @@
  */
 import { describe, expect, test } from 'vitest'
 import { create, DRIVER, driver, group, Head, here, LEASE_MS, workerOf } from './head.ts'
-import { amounts, shape } from './machine.ts'
+import { amounts, nodeConfig, shape } from './machine.ts'
 import type { ActorHere, GroupHere } from '../../src/net/gen/mesh.ts'
 import type { ActorCreate } from '../../src/net/gen/node.ts'
-import type { ControlEvent } from '../../src/state/events.ts'
+import type { ControlEvent, NodeOrder } from '../../src/state/events.ts'
+import { inventoryOf } from '../../src/state/node-report.ts'
+import { NodeState } from '../../src/state/node-state.ts'
 
 const SELF = 'h2'
 
@@ -155,6 +157,29 @@ describe('a group', () => {
     next.out = []
     next.do({ kind: 'group-remove', process: DRIVER, group: 'g1' })
     expect(next.out).toMatchObject([{ kind: 'send', process: DRIVER, message: { $case: 'groupState', value: { group: 'g1', state: 'REMOVED' } } }])
+  })
+
+  test('whose bundles wait for room at a node is not prepared there for a head that began anew', () => {
+    const node = new NodeState(nodeConfig({ node: 'n1', total: amounts({ cpus: 10_000 }) }))
+    const prepare = (id: string, attempt: number): NodeOrder => ({
+      ...{ kind: 'bundles-prepare', group: id, attempt, bundles: new Map([[0, amounts({ cpus: 10_000 })]]) },
+    })
+    node.handle({ kind: 'registered', number: 1 })
+    node.handle(prepare('g8', 1))
+    node.handle(prepare('g9', 1))
+    const { groups } = inventoryOf(node.tables)
+    const all = { 0: amounts({ cpus: 10_000 }) }
+    expect(groups).toEqual([
+      { group: 'g8', bundles: all, committed: [] },
+      { group: 'g9', bundles: all, committed: [] },
+    ])
+    const head = new Head(SELF).register('n1', { groups })
+    const returns = head.out.flatMap((each) => (each.kind === 'order' && each.order.kind === 'bundles-return' ? [each.order] : []))
+    const reason = 'the head does not know it'
+    expect(returns).toEqual(['g8', 'g9'].map((id) => ({ kind: 'bundles-return', group: id, bundles: [0], reason })))
+    // What the first one gives back the other takes before its own order comes.
+    expect(returns.map((order) => node.handle(order))).toEqual([[{ kind: 'bundles-prepared', node: 'n1', group: 'g9', attempt: 1 }], []])
+    expect([node.tables.queue, node.tables.groups.size, node.tables.root.available()]).toEqual([[], 0, amounts({ cpus: 10_000 })])
   })
 
   test('that the head does not know is returned', () => {

@@ -273,7 +273,7 @@ export class SimCluster {
 
   #send(from: SimNode, to: string, message: Mesh): void {
     const target = this.nodes.get(to)
-    if (target === undefined || !target.alive) return
+    if (target === undefined || !target.alive || !from.alive) return
     this.#push(from.id, to, message, (item: Mesh) => {
       if (!target.alive) return
       this.#receive(target, from.id, item)
