@@ -194,10 +194,10 @@ export class GroupTable {
       const living = group !== undefined && group.state !== 'REMOVED'
       // Usable there, or usable for this head, which did not live to say so.
       const kept = living ? bundles.filter((index) => group.nodes[index] === node && (committed.includes(index) || group.committed.has(index))) : []
-      if (living && kept.some((index) => !committed.includes(index))) this.#order(node, { kind: 'bundles-commit', group: id, attempt: group.attempt })
-      for (const index of kept) group?.committed.add(index)
       const others = bundles.filter((index) => !kept.includes(index))
       if (others.length > 0) this.#return(id, node, others, 'the head does not know it')
+      if (living && kept.some((index) => !committed.includes(index))) this.#order(node, { kind: 'bundles-commit', group: id, attempt: group.attempt })
+      for (const index of kept) group?.committed.add(index)
     }
     for (const group of this.groups.values()) {
       if (group.state === 'REMOVED') continue

@@ -122,8 +122,9 @@ export class NodeState {
       case 'bundles-prepare':
         return prepareBundles(this.tables, event)
       case 'bundles-commit':
+        // Also one of an earlier attempt, that a head did not live to commit: what was given up is returned by now.
         for (const bundle of this.tables.groups.get(event.group)?.bundles.values() ?? [])
-          if (bundle.state === 'prepared' && bundle.attempt === event.attempt) bundle.state = 'committed'
+          if (bundle.state === 'prepared' && bundle.attempt <= event.attempt) bundle.state = 'committed'
         return
       case 'bundles-return':
         return returnBundles(this.tables, event.group, event.bundles, event.reason, event.bundles.length === 0)

@@ -137,6 +137,22 @@ describe('a group', () => {
     expect(head.control.groups.groups.get('g1')?.state).toBe('CREATED')
   })
 
+  test('whose commit was lost with a head is committed by the next one, also when another bundle was placed again meanwhile', () => {
+    const before = first()
+    const [one, two] = nodes(before) as [string, string]
+    const node = new NodeState(nodeConfig({ node: two, total: amounts({ cpus: 10_000 }) }))
+    node.handle({ kind: 'registered', number: 1 })
+    node.handle({ kind: 'bundles-prepare', group: 'g1', attempt: 1, bundles: new Map([[1, amounts({ cpus: 1 })]]) })
+    // The first bundle moves.
+    before.do({ kind: 'node-left', node: one, reason: 'gone' }).register('n3')
+    expect(before.control.groups.groups.get('g1')).toMatchObject({ attempt: 2, committed: new Set([1]) })
+    const head = second(before).register(two, { ...inventoryOf(node.tables), processes: [driver] })
+    const orders = head.out.flatMap((each) => (each.kind === 'order' && each.node === two ? [each.order] : []))
+    expect(orders).toEqual([{ kind: 'bundles-commit', group: 'g1', attempt: 2 }])
+    for (const order of orders) node.handle(order)
+    expect(node.tables.groups.get('g1')?.bundles.get(1)?.state).toBe('committed')
+  })
+
   test('that lost a bundle gets that one again, and keeps the other', () => {
     const before = first()
     const head = back(second(before), [bundle(0)], [], nodes(before))
