@@ -242,6 +242,7 @@ export class ControlState {
       this.actors.reconcile(node, actors)
       const here = groups.map(({ group, bundles, committed }) => [group, { bundles: Object.keys(bundles).map(Number), committed }] as const)
       this.groups.reconcile(node, new Map(here))
+      if (drains) this.#leaves(node, 'it drains')
     }
     if (node !== this.config.self && this.config.growable) this.#out.push({ kind: 'view', to: node, view: this.#wholeView(), urgent: true })
     this.#roomMayBe()
@@ -260,9 +261,13 @@ export class ControlState {
     this.#recordNode(this.nodes.members.get(node) as Member)
     this.#news.nodes.add(node)
     this.#news.urgent = true
+    if (this.nodes.members.get(node)?.state !== 'AWAY') this.#leaves(node, reason)
+    this.#roomMayBe()
+  }
+
+  #leaves(node: string, reason: string): void {
     this.actors.nodeDrains(node, `node ${node} drains: ${reason}`)
     this.groups.nodeLost(node, true)
-    this.#roomMayBe()
   }
 
   #nodeDead(node: string, reason: string): void {
@@ -366,9 +371,9 @@ export class ControlState {
     if (this.config.persists) this.#dirty.set(key, { make, later: later && this.#dirty.get(key)?.later !== false })
   }
 
-  #recordNode({ info, state, node }: Member): void {
+  #recordNode({ info, node }: Member): void {
     // The head's own node ends with the head.
-    this.#record(`node/${node}`, () => encodeRecord({ info, state: state === 'DRAINING' ? 'DRAINING' : 'ALIVE', reason: '' } satisfies NodeRecord))
+    this.#record(`node/${node}`, () => encodeRecord({ info, state: info.state === 'DRAINING' ? 'DRAINING' : 'ALIVE', reason: '' } satisfies NodeRecord))
     this.#record('counters', () => encodeRecord({ nextNumber: this.nodes.nextNumber }))
   }
 

@@ -100,8 +100,9 @@ export class Membership {
 
   drain(node: string): boolean {
     const member = this.members.get(node)
-    if (member === undefined || member.state === 'DRAINING') return false
-    member.state = 'DRAINING'
+    if (member === undefined || member.info.state === 'DRAINING') return false
+    // One that is away has yet to say what it has.
+    if (member.state !== 'AWAY') member.state = 'DRAINING'
     member.info = { ...member.info, state: 'DRAINING' }
     return true
   }

@@ -228,6 +228,17 @@ describe('a node', () => {
     expect(head.control.nodes.members.get('n1')?.state).toBe('DRAINING')
   })
 
+  test('that is asked to drain before it is back does so then, with what it has', () => {
+    const drained = second(first({ maxRestarts: 1 })).do({ kind: 'node-drain', node: 'n1', reason: 'repair' })
+    for (const head of [drained, second(drained)]) {
+      head.register('n2', { processes: [driver] }).register('n1', { actors: [here('a1'), here('a7')], processes: [workerOf('a1')] })
+      expect(head.control.nodes.members.get('n1')?.state).toBe('DRAINING')
+      expect(head.orders()).toContainEqual({ to: 'n1', kind: 'actor-release', actor: 'a7', attempt: 1, force: true, reason: 'the head does not know it' })
+      const ends = head.out.filter((each) => each.kind === 'send' && each.message.$case === 'actorTerminate')
+      expect(ends).toMatchObject([{ process: 'w-a1', node: 'n1' }])
+    }
+  })
+
   test('that does not come back is dead with its lease, and what ran there restarts elsewhere', () => {
     const head = second(first({ maxRestarts: 1, shape: shape({}) })).register('n2', { processes: [driver] })
     const before = head.control.actors.actors.get('a1')?.node
