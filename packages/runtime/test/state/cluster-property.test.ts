@@ -21,3 +21,6 @@ test('drivers go on with another node when theirs dies, the head or another', { 
   check(600, { moves: true, head: true, nodes: true }, 60),
 )
 test('messages arrive twice', { timeout: 120_000 }, () => check(600, { duplicates: true, head: true, nodes: true }, 40))
+test('all of that at once', { timeout: 120_000 }, () =>
+  check(800, { moves: true, head: true, nodes: true, processes: true, drain: true, duplicates: true }, 60),
+)
