@@ -1,6 +1,7 @@
 /**
- * Two projects. `unit`: one module at a time, in parallel. `cluster`: real daemons, workers and programs, one file after the other, because each
- * starts processes of its own and some of them measure time. Packages are imported by name from their sources: no build is needed before a test.
+ * Three projects. `unit`: one module at a time, in parallel. `cluster`: real daemons, workers and programs, one file after the other, because each
+ * starts processes of its own and some of them measure time. `multi`: clusters of several nodes, their networks and servers, which wait more than they
+ * work: one file after the other too, beside those of `cluster`. Packages are imported by name from their sources: no build is needed before a test.
  */
 import { defineConfig } from 'vitest/config'
 
@@ -12,7 +13,19 @@ const everyProject = {
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: ['@beamline/source', 'node'] } },
 }
-const processTests = ['packages/*/test/{cluster,multi,store,testing}/**/*.test.ts', 'examples/**/*.test.ts', 'release-tests/test/cluster/**/*.test.ts']
+const clusterTests = ['packages/*/test/cluster/**/*.test.ts', 'examples/**/*.test.ts', 'release-tests/test/cluster/**/*.test.ts']
+const multiTests = ['packages/*/test/{multi,store,testing}/**/*.test.ts']
+const withProcesses = {
+  exclude: ['**/node_modules/**'],
+  setupFiles: ['tools/leftovers.ts'],
+  pool: 'forks' as const,
+  execArgv: ['--conditions=@beamline/source', '--expose-gc'],
+  fileParallelism: false,
+  maxWorkers: 1,
+  testTimeout: 60_000,
+  hookTimeout: 60_000,
+  sequence: { groupOrder: 2 },
+}
 
 export default defineConfig({
   test: {
@@ -22,7 +35,7 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['packages/*/test/**/*.test.ts', 'release-tests/**/*.test.ts', 'tools/**/*.test.ts'],
-          exclude: ['**/node_modules/**', ...processTests],
+          exclude: ['**/node_modules/**', ...clusterTests, ...multiTests],
           pool: 'forks',
           execArgv: ['--conditions=@beamline/source', '--expose-gc'],
           testTimeout: 20_000,
@@ -31,22 +44,8 @@ export default defineConfig({
           sequence: { groupOrder: 1 },
         },
       },
-      {
-        ...everyProject,
-        test: {
-          name: 'cluster',
-          include: processTests,
-          exclude: ['**/node_modules/**'],
-          setupFiles: ['tools/leftovers.ts'],
-          pool: 'forks',
-          execArgv: ['--conditions=@beamline/source', '--expose-gc'],
-          fileParallelism: false,
-          maxWorkers: 1,
-          testTimeout: 60_000,
-          hookTimeout: 60_000,
-          sequence: { groupOrder: 2 },
-        },
-      },
+      { ...everyProject, test: { ...withProcesses, name: 'cluster', include: clusterTests } },
+      { ...everyProject, test: { ...withProcesses, name: 'multi', include: multiTests } },
     ],
   },
 })

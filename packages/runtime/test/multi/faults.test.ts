@@ -254,7 +254,7 @@ describe('work of all kinds gives what it gives without faults, and leaves nothi
   })
 
   test('when responses are lost and messages are late, and the head is killed and starts again', async () => {
-    await expect(run('mesh.*:response=0.02,delay=1-20ms@0.1;peer.*:response=0.02,delay=1-20ms@0.1;bulk.chunk:response=0.5;seed=5', true)).resolves.toEqual(
+    await expect(run('mesh.*:response=0.02,delay=1-20ms@0.1;peer.*:response=0.02,delay=1-20ms@0.1;bulk.chunk:response=0.1;seed=5', true)).resolves.toEqual(
       new Set(),
     )
   })
