@@ -36,7 +36,8 @@ export class CommitGate<I extends { readonly kind: string }> {
   #holding = false
   #writing = false
   #failed = false
-  #timer: NodeJS.Timeout | undefined
+  /** A look at what need not be written at once is due. */
+  #due = false
 
   constructor(options: CommitGateOptions<I>) {
     this.#options = options
@@ -50,15 +51,19 @@ export class CommitGate<I extends { readonly kind: string }> {
         else perform(instruction as Exclude<I, Persist>)
       } else if (write !== undefined && !this.#failed) {
         this.#writes.set(instruction.key, instruction.value)
-        if (instruction.later === true) this.#timer ??= setTimeout(() => this.#later(), LATER_MS)
+        if (instruction.later === true) this.#writeLater()
         else this.#start()
       }
     }
   }
 
-  #later(): void {
-    this.#timer = undefined
-    if (!this.#writing && this.#writes.size > 0) void this.#commit()
+  #writeLater(): void {
+    if (this.#due) return
+    this.#due = true
+    setTimeout(() => {
+      this.#due = false
+      if (!this.#writing && this.#writes.size > 0) void this.#commit()
+    }, LATER_MS)
   }
 
   #start(): void {
@@ -85,7 +90,7 @@ export class CommitGate<I extends { readonly kind: string }> {
       } while (this.#wanted || this.#acts.length > 0)
       this.#writing = false
       this.#holding = false
-      if (this.#writes.size > 0) this.#timer ??= setTimeout(() => this.#later(), LATER_MS)
+      if (this.#writes.size > 0) this.#writeLater()
     } catch (error) {
       this.#failed = true
       this.#holding = true
