@@ -1,7 +1,7 @@
 /**
  * Three projects. `unit`: one module at a time, in parallel. `cluster`: real daemons, workers and programs, one file after the other, because each
  * starts processes of its own and some of them measure time. `multi`: clusters of several nodes, their networks and servers, which wait more than they
- * work: one file after the other too, beside those of `cluster`. Packages are imported by name from their sources: no build is needed before a test.
+ * work: two files at a time. Packages are imported by name from their sources: no build is needed before a test.
  */
 import { defineConfig } from 'vitest/config'
 
@@ -20,11 +20,8 @@ const withProcesses = {
   setupFiles: ['tools/leftovers.ts'],
   pool: 'forks' as const,
   execArgv: ['--conditions=@beamline/source', '--expose-gc'],
-  fileParallelism: false,
-  maxWorkers: 1,
   testTimeout: 60_000,
   hookTimeout: 60_000,
-  sequence: { groupOrder: 2 },
 }
 
 export default defineConfig({
@@ -44,8 +41,11 @@ export default defineConfig({
           sequence: { groupOrder: 1 },
         },
       },
-      { ...everyProject, test: { ...withProcesses, name: 'cluster', include: clusterTests } },
-      { ...everyProject, test: { ...withProcesses, name: 'multi', include: multiTests } },
+      {
+        ...everyProject,
+        test: { ...withProcesses, name: 'cluster', include: clusterTests, fileParallelism: false, maxWorkers: 1, sequence: { groupOrder: 2 } },
+      },
+      { ...everyProject, test: { ...withProcesses, name: 'multi', include: multiTests, maxWorkers: 2, sequence: { groupOrder: 3 } } },
     ],
   },
 })
