@@ -140,8 +140,8 @@ export interface PeerPort {
   /** Its node; "" in a cluster of one. */
   readonly node: string
   message(peer: Peer, message: PeerMessage): void
-  /** The process is gone. */
-  linkLost(process: string): void
+  /** The process is gone. `node`: where it ran; "" when that is not known here. */
+  linkLost(process: string, node: string): void
   /** The link to the process is interrupted: is it dead? Asked again while it is. */
   suspect(process: string, node: string): void
   isDead(process: string, node: string): boolean
@@ -209,7 +209,7 @@ export class Peers {
       this.#all.delete(peer)
       for (const executable of peer.received.values()) executable.release()
       if (this.#byProcess.get(peer.process) === peer) this.#byProcess.delete(peer.process)
-      if (!this.#closing && peer.process !== '') this.#port.linkLost(peer.process)
+      if (!this.#closing && peer.process !== '') this.#port.linkLost(peer.process, peer.node)
     })
   }
 
@@ -235,7 +235,7 @@ export class Peers {
     if (this.#dead.size > DEAD_MAX && oldest !== undefined) this.#dead.delete(oldest)
     const links = [...this.#all].filter((peer) => peer.process === process)
     for (const { link } of links) link.abort(new Error(why))
-    if (links.length === 0) this.#port.linkLost(process)
+    if (links.length === 0) this.#port.linkLost(process, '')
   }
 
   /** Processes of that node to which there are links. */

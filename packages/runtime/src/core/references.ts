@@ -172,7 +172,7 @@ export class References implements EntryHome {
       this.#port.discard(entry, stored)
     }
     if (this.#borrowed.get(entry.owner)?.get(entry.number) === entry) this.#request(entry, entry.owner, place)
-    else entry.settle({ kind: 'error', error: this.#ownerDied(entry, '') })
+    else entry.settle({ kind: 'error', error: this.#ownerDied(entry, `and so are the bytes, which lay on node ${place.node}`) })
   }
 
   objectArrived(owner: string, number: number, value: Value): void {

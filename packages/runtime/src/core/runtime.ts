@@ -504,8 +504,9 @@ export class Runtime implements ReferencePort, PeerPort {
   }
 
   /** A link to another process closed. */
-  linkLost(process: string): void {
-    this.references.processLost(process, this.#whyLost.get(process))
+  linkLost(process: string, node: string): void {
+    const elsewhere = node !== '' && node !== this.node
+    this.references.processLost(process, this.#whyLost.get(process) ?? (elsewhere ? `it ended, on node ${node}` : undefined))
     this.#whyLost.delete(process)
     this.executor.ownerLost(process)
     if (this.#reported.delete(process)) return
