@@ -127,7 +127,7 @@ test('the declarations of this repository are valid in both forms', () => {
   const text = readFileSync(file, 'utf8')
   const declared = parseSpec(text, file)
   expect(declared.map(({ name }) => name)).toContain('runtime-microbenchmark')
-  // The weekly ones have a step of their own in CI.
+  // The weekly ones have no short form of their own.
   const often = declared.filter(({ frequency }) => frequency !== 'weekly').map(({ name }) => name)
   expect(parseSpec(text, file, { smoke: true }).map(({ name }) => name)).toEqual(often)
 })
