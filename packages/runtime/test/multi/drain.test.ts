@@ -1,6 +1,11 @@
 /** A node that drains finishes what it runs, gets nothing new, and leaves; what it held is elsewhere. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { startTestCluster, type TestNode, until } from '../../src/testing/index.ts'
+
+/** Tasks that run until the test has seen what it wants to see look for it: nothing else tells a process on another node. */
+const endFileOf = (node: TestNode): string => join(node.temporary, 'end')
 
 test('a task that runs finishes, an actor moves, objects can still be read, then the node is gone', async () => {
   await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 2 }, { cpus: 2 }] })
@@ -8,7 +13,7 @@ test('a task that runs finishes, an actor moves, objects can still be read, then
   const driver = head.driver(
     async ({ init, get, remote, clusterInfo }, { tell }) => {
       await init()
-      const from = process.env['FROM'] as string
+      const [from, end] = [process.env['FROM'] as string, process.env['END'] as string]
       class Home {
         where(): string {
           return clusterInfo().node
@@ -23,7 +28,7 @@ test('a task that runs finishes, an actor moves, objects can still be read, then
       const slow = remote(
         async () => {
           tell('slow')
-          await new Promise((resolve) => setTimeout(resolve, 2_000))
+          while (!process.getBuiltinModule('node:fs').existsSync(end)) await new Promise((resolve) => setTimeout(resolve, 20))
           return clusterInfo().node
         },
         { maxRetries: 0, cpus: 1, node: { id: from, soft: true } } as never,
@@ -33,12 +38,18 @@ test('a task that runs finishes, an actor moves, objects can still be read, then
       process.stdin.destroy()
       tell('after', { node: await get(home.where.remote()), last: ((await get(big)) as Uint8Array).at(-1) })
     },
-    { env: { FROM: first.id } },
+    { env: { FROM: first.id, END: endFileOf(head) } },
   )
   const leaving = first.id
   expect(await driver.event('home')).toMatchObject({ node: leaving })
   await driver.event('slow')
-  await head.cli('drain', leaving.slice(0, 6), '--deadline-ms', '20000', '--json')
+  const drained = head.cli('drain', leaving.slice(0, 6), '--deadline-ms', '20000', '--json')
+  await until('node that drains', async () => {
+    const state = (await cluster.members()).find(({ node }) => node === leaving)?.state
+    return state === 'DRAINING' || `it is ${state}`
+  })
+  writeFileSync(endFileOf(head), '')
+  await drained
   expect(await driver.event('slow done')).toMatchObject({ node: leaving })
   await first.gone()
   driver.write('go\n')
@@ -56,24 +67,28 @@ test('the head cannot be drained, and an unknown node is named', async () => {
 test('what runs in a bundle finishes on the node that drains, while the bundle is placed elsewhere for what comes next', async () => {
   await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 1 }, { cpus: 1 }] })
   const { head } = cluster
-  const driver = head.driver(async ({ init, get, remote, placementGroup, clusterInfo }, { tell }) => {
-    await init()
-    const group = placementGroup([{ cpus: 1 }], { strategy: 'PACK' })
-    await group.ready()
-    const slow = remote(
-      async () => {
-        tell('slow', { node: clusterInfo().node })
-        await new Promise((resolve) => setTimeout(resolve, 4_000))
-        return clusterInfo().node
-      },
-      { maxRetries: 0, cpus: 1, placementGroup: group },
-    ).remote()
-    const where = remote(() => clusterInfo().node, { cpus: 1, placementGroup: group })
-    await new Promise((resolve) => process.stdin.once('data', resolve))
-    process.stdin.destroy()
-    const after = where.remote()
-    tell('done', { slow: await get(slow), after: await get(after) })
-  })
+  const driver = head.driver(
+    async ({ init, get, remote, placementGroup, clusterInfo }, { tell }) => {
+      await init()
+      const end = process.env['END'] as string
+      const group = placementGroup([{ cpus: 1 }], { strategy: 'PACK' })
+      await group.ready()
+      const slow = remote(
+        async () => {
+          tell('slow', { node: clusterInfo().node })
+          while (!process.getBuiltinModule('node:fs').existsSync(end)) await new Promise((resolve) => setTimeout(resolve, 20))
+          return clusterInfo().node
+        },
+        { maxRetries: 0, cpus: 1, placementGroup: group },
+      ).remote()
+      const where = remote(() => clusterInfo().node, { cpus: 1, placementGroup: group })
+      await new Promise((resolve) => process.stdin.once('data', resolve))
+      process.stdin.destroy()
+      const after = where.remote()
+      tell('done', { slow: await get(slow), after: await get(after) })
+    },
+    { env: { END: endFileOf(head) } },
+  )
   const { node } = await driver.event('slow')
   const [leaving, other] = cluster.nodes.slice(1).toSorted((a) => (a.id === node ? -1 : 1)) as [TestNode, TestNode]
   const drained = head.cli('drain', leaving.id, '--deadline-ms', '30000', '--json')
@@ -82,6 +97,7 @@ test('what runs in a bundle finishes on the node that drains, while the bundle i
     return (group?.state === 'CREATED' && group.nodes[0] === other.id) || `it is ${group?.state} on ${group?.nodes.join()}`
   })
   driver.write('go\n')
+  writeFileSync(endFileOf(head), '')
   expect(await driver.event('done')).toMatchObject({ slow: node, after: other.id })
   await drained
   await leaving.gone()

@@ -1,43 +1,52 @@
 /** The head is killed and starts again: what runs elsewhere goes on, and what was created by name is still there. */
+import { writeFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { expect, test } from 'vitest'
 import { startTestCluster, type TestNode } from '../../src/testing/index.ts'
 
 test('running tasks, named and detached actors and groups of another node survive the head', async () => {
   await using cluster = await startTestCluster({ nodes: [{ cpus: 0 }, { cpus: 4 }] })
   const [head, other] = cluster.nodes as [TestNode, TestNode]
-  const driver = other.driver(async ({ init, get, remote, placementGroup, getActor }, { tell }) => {
-    await init({ namespace: 'survives' })
-    class Counter {
-      #count = 0
-      add(): number {
-        return ++this.#count
+  const endFile = join(other.temporary, 'end')
+  const driver = other.driver(
+    async ({ init, get, remote, placementGroup, getActor }, { tell }) => {
+      await init({ namespace: 'survives' })
+      const end = process.env['END'] as string
+      class Counter {
+        #count = 0
+        add(): number {
+          return ++this.#count
+        }
       }
-    }
-    const detached = remote(Counter, { name: 'counter', detached: true, cpus: 0 } as never).remote()
-    const counter = detached as unknown as { add: { remote(): never } }
-    await get(counter.add.remote())
-    const group = placementGroup([{ cpus: 1 }])
-    await group.ready()
-    const running = remote(async () => {
-      await new Promise((resolve) => setTimeout(resolve, 4_000))
-      return 'done'
-    }).remote()
-    tell('ready')
-    await new Promise((resolve) => process.stdin.once('data', resolve))
-    process.stdin.destroy()
-    // The head is another process by now.
-    const again = (await getActor('counter')) as unknown as { add: { remote(): never } }
-    tell('counted', { count: await get(again.add.remote()) })
-    tell('ran', { value: await get(running) })
-    const inGroup = remote(() => 'in the group')
-    tell('group', { value: await get(inGroup.options({ placementGroup: group, bundleIndex: 0 }).remote()) })
-    const created = remote(Counter, { cpus: 0 } as never).remote() as unknown as { add: { remote(): never } }
-    tell('created', { count: await get(created.add.remote()) })
-  })
+      const detached = remote(Counter, { name: 'counter', detached: true, cpus: 0 } as never).remote()
+      const counter = detached as unknown as { add: { remote(): never } }
+      await get(counter.add.remote())
+      const group = placementGroup([{ cpus: 1 }])
+      await group.ready()
+      const running = remote(async () => {
+        // Until the test has seen the new head: nothing else tells a worker.
+        while (!process.getBuiltinModule('node:fs').existsSync(end)) await new Promise((resolve) => setTimeout(resolve, 20))
+        return 'done'
+      }).remote()
+      tell('ready')
+      await new Promise((resolve) => process.stdin.once('data', resolve))
+      process.stdin.destroy()
+      // The head is another process by now.
+      const again = (await getActor('counter')) as unknown as { add: { remote(): never } }
+      tell('counted', { count: await get(again.add.remote()) })
+      tell('ran', { value: await get(running) })
+      const inGroup = remote(() => 'in the group')
+      tell('group', { value: await get(inGroup.options({ placementGroup: group, bundleIndex: 0 }).remote()) })
+      const created = remote(Counter, { cpus: 0 } as never).remote() as unknown as { add: { remote(): never } }
+      tell('created', { count: await get(created.add.remote()) })
+    },
+    { env: { END: endFile } },
+  )
   await driver.event('ready')
   await head.kill('SIGKILL')
   await head.start()
   await cluster.waitForNodes(2)
+  writeFileSync(endFile, '')
   driver.write('go\n')
   expect(await driver.event('counted')).toMatchObject({ count: 2 })
   expect(await driver.event('ran')).toMatchObject({ value: 'done' })
