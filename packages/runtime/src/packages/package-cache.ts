@@ -7,7 +7,10 @@
 import { createHash } from 'node:crypto'
 import { mkdir, mkdtemp, readdir, rename, rm, stat } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { debug } from '../debug.ts'
 import { LIMITS } from '../limits.ts'
+
+const log = debug('packages')
 
 const REMOVE_TRIES = 5
 const REMOVE_PAUSE_MS = 20
@@ -20,8 +23,13 @@ export interface PackageCacheOptions {
   readonly fetch: (digest: string) => Promise<Uint8Array>
 }
 
+interface Unpacked {
+  readonly folder: string
+  readonly bytes: number
+}
+
 interface Kept {
-  readonly folder: Promise<string>
+  readonly unpacked: Promise<Unpacked>
   /** Jobs that use it. */
   readonly users: Set<string>
   bytes: number
@@ -39,14 +47,14 @@ export class PackageCache {
   /** The folder with that code, for a job. All who ask while it is fetched wait for one fetch; a failure is forgotten. */
   async folder(digest: string, job: string): Promise<string> {
     const known = this.#kept.get(digest)
-    const kept = known ?? { folder: this.#unpack(digest), users: new Set<string>(), bytes: 0, usedMs: 0 }
+    const kept = known ?? { unpacked: this.#unpack(digest), users: new Set<string>(), bytes: 0, usedMs: 0 }
     kept.users.add(job)
     kept.usedMs = performance.now()
-    if (known) return await known.folder
+    if (known) return (await known.unpacked).folder
     this.#kept.set(digest, kept)
     try {
-      const folder = await kept.folder
-      kept.bytes = await size(folder)
+      const { folder, bytes } = await kept.unpacked
+      kept.bytes = bytes
       await this.#evict()
       return folder
     } catch (error) {
@@ -60,7 +68,7 @@ export class PackageCache {
     for (const kept of this.#kept.values()) kept.users.delete(job)
   }
 
-  async #unpack(digest: string): Promise<string> {
+  async #unpack(digest: string): Promise<Unpacked> {
     const { dirs, fetch } = this.#options
     if (!/^[0-9a-f]{64}$/.test(digest)) throw new Error(`"${digest}" is no name of packed code`)
     const bytes = await fetch(digest)
@@ -82,20 +90,23 @@ export class PackageCache {
     const idle = [...this.#kept].filter(([, { users, bytes }]) => users.size === 0 && bytes > 0).sort(([, a], [, b]) => a.usedMs - b.usedMs)
     let total = 0
     for (const { bytes } of this.#kept.values()) total += bytes
-    for (const [digest, { folder, bytes }] of idle) {
+    for (const [digest, kept] of idle) {
       if (total <= quota) return
-      total -= bytes
+      // While another package was removed a job came, or another one who made room.
+      if (kept.users.size > 0 || this.#kept.get(digest) !== kept) continue
+      total -= kept.bytes
       this.#kept.delete(digest)
       // Away under its name at once: it may be asked for again while it is removed.
-      const path = await folder
-      const gone = join(dirname(path), `.old-${digest}-${performance.now()}`)
-      await rename(path, gone)
-      await rm(gone, { recursive: true, force: true })
+      const { folder } = await kept.unpacked
+      const gone = join(dirname(folder), `.old-${digest}-${performance.now()}`)
+      await rename(folder, gone)
+      // What a program left there may be in the way: the code that was asked for is there all the same.
+      await rm(gone, { recursive: true, force: true }).catch((error: Error) => log(() => `${gone} stays: ${error.message}`))
     }
   }
 }
 
-async function unpackInto(dir: string, digest: string, bytes: Uint8Array): Promise<string> {
+async function unpackInto(dir: string, digest: string, bytes: Uint8Array): Promise<Unpacked> {
   await mkdir(dir, { recursive: true, mode: 0o700 })
   const folder = join(dir, digest)
   const fresh = await mkdtemp(join(dir, '.new-'))
@@ -107,13 +118,15 @@ async function unpackInto(dir: string, digest: string, bytes: Uint8Array): Promi
       unpack.on('error', reject)
       unpack.end(Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength))
     })
+    // Measured before anybody runs in it, who may make and remove files there.
+    const total = await size(fresh)
     await rename(fresh, folder)
+    return { folder, bytes: total }
   } catch (error) {
     // Files that were on their way may come until now; whatever is in the way here, the first error says more.
     await rm(fresh, { recursive: true, force: true, maxRetries: REMOVE_TRIES, retryDelay: REMOVE_PAUSE_MS }).catch(() => undefined)
     throw error
   }
-  return folder
 }
 
 async function size(folder: string): Promise<number> {

@@ -80,3 +80,17 @@ test('beyond the quota the package that was used longest ago goes, but none that
   expect(readdirSync(dir).sort()).toEqual([b.digest, d.digest].sort())
   expect(fetched).toHaveLength(5)
 })
+
+test('a job that comes for a package while another one is removed finds it', async () => {
+  const files = Object.fromEntries(Array.from({ length: 300 }, (_, i) => [`${i}.ts`, 'x'.repeat(1_000)]))
+  const a = packCode({ root: folder({ ...files, 'data.bin': Buffer.alloc(100_000) }), isLoose: false })
+  const [b, c] = ['b', 'c'].map((text) => code(text, 100_000)) as [CodePackage, CodePackage]
+  const { cache, dir } = cacheOf([a, b, c], 150_000)
+  for (const { digest } of [a, b]) await cache.folder(digest, 'job')
+  cache.jobEnded('job')
+  const made = cache.folder(c.digest, 'job c')
+  while (existsSync(join(dir, a.digest))) await new Promise((resolve) => setImmediate(resolve))
+  const used = await cache.folder(b.digest, 'job b')
+  await made
+  expect(existsSync(join(used, 'main.ts'))).toBe(true)
+})
