@@ -54,7 +54,7 @@ export class PackageBlobs {
 
   /** Done at once when it is there already. */
   async put(digest: string, bytes: Uint8Array): Promise<void> {
-    if (await this.#find(digest)) return
+    if (await this.has(digest)) return
     const partBytes = this.#partBytes
     for (let part = 0; part * partBytes < bytes.length; part++)
       await this.#store.write([{ key: partKey(digest, part), value: bytes.subarray(part * partBytes, (part + 1) * partBytes) }])
@@ -69,6 +69,10 @@ export class PackageBlobs {
     if (!stored) return undefined
     const found = await this.#store.get(partKey(digest, Math.floor(offset / stored.partBytes)))
     return found && { chunk: found.value.subarray(offset % stored.partBytes), bytes: stored.bytes }
+  }
+
+  async has(digest: string): Promise<boolean> {
+    return (await this.#find(digest)) !== undefined
   }
 
   async get(digest: string): Promise<Uint8Array | undefined> {

@@ -123,9 +123,19 @@ export class PackageExchange {
   }
 
   async #store(node: string, part: PackagePart): Promise<Omit<PackageChunk, 'request' | 'failure'>> {
-    if (!this.#options.blobs) throw new Error('this node is not the head')
+    const { blobs } = this.#options
+    if (!blobs) throw new Error('this node is not the head')
+    if (part.offset === 0) await this.#forgetIfGone(`${node} ${part.digest}`, part.digest, blobs)
     await this.#collect(node, part)
     return { chunk: Buffer.alloc(0), offset: part.offset, bytes: part.bytes }
+  }
+
+  /** What was kept may have made room for other code since: then it comes anew. */
+  async #forgetIfGone(key: string, digest: string, blobs: PackageBlobs): Promise<void> {
+    const upload = this.#uploads.get(key)
+    if (upload?.kept === undefined) return
+    await upload.kept.catch(() => undefined)
+    if (!(await blobs.has(digest)) && this.#uploads.get(key) === upload) this.#uploads.delete(key)
   }
 
   /** Resolves when all is kept; undefined while parts are missing. A part that came before changes nothing: equal names are equal bytes. */

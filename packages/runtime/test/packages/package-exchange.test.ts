@@ -23,11 +23,11 @@ function pair(carry: (to: string, body: Body) => number = () => 1): { head: Pack
 const bytes = randomBytes(2.5 * LIMITS.packageChunkBytes)
 const digest = createHash('sha256').update(bytes).digest('hex')
 
-async function upload(to: PackageExchange): Promise<unknown> {
+async function upload(to: PackageExchange, driver: string = 'driver'): Promise<unknown> {
   let answer: unknown
   for (let offset = 0; offset < bytes.length; offset += LIMITS.packageChunkBytes) {
     const chunk = bytes.subarray(offset, offset + LIMITS.packageChunkBytes)
-    answer = await to.put('driver', { request: 1, digest, chunk, offset, bytes: bytes.length })
+    answer = await to.put(driver, { request: 1, digest, chunk, offset, bytes: bytes.length })
   }
   return answer
 }
@@ -52,6 +52,14 @@ test('a question that got lost, because the head changed, is asked again', async
   expect(await upload(head)).toEqual({ failure: undefined })
   expect(Buffer.from(await node.fetch(digest)).equals(bytes)).toBe(true)
   expect(lost).toBe(4)
+})
+
+test('code for which the head had no room any more is kept again when another program of that node gives it', async () => {
+  const { node, blobs } = pair()
+  expect(await upload(node, 'first')).toEqual({ failure: undefined })
+  await blobs.clear()
+  expect(await upload(node, 'second')).toEqual({ failure: undefined })
+  expect(Buffer.from(await node.fetch(digest)).equals(bytes)).toBe(true)
 })
 
 test('code that nobody gave is missing with its name, and damaged code is not stored', async () => {
