@@ -62,26 +62,28 @@ async function await_(runtime: Runtime, pending: readonly ObjectEntry[], count: 
 }
 
 async function ready(runtime: Runtime, entries: readonly ObjectEntry[], options: GetOptions): Promise<void> {
-  let pending: ObjectEntry[] | undefined
-  for (const entry of entries) {
-    if (entry.stored === undefined) {
-      pending ??= []
-      pending.push(entry)
-    } else if (entry.stored.kind === 'error') throw thrown(entry.stored)
+  const { timeoutMs } = options
+  const since = performance.now()
+  let left = options
+  for (;;) {
+    let pending: ObjectEntry[] | undefined
+    for (const entry of entries) {
+      if (entry.stored === undefined) {
+        pending ??= []
+        pending.push(entry)
+      } else if (entry.stored.kind === 'error') throw thrown(entry.stored)
+    }
+    if (!pending) return
+    if ((await await_(runtime, pending, pending.length, true, left)) === 'timeout') break
+    // One that was ready may have been lost while others were waited for.
+    if (timeoutMs !== undefined) left = { ...options, timeoutMs: Math.max(0, timeoutMs - (performance.now() - since)) }
   }
-  if (!pending) return
-  const end = await await_(runtime, pending, pending.length, true, options)
-  if (end === 'failed') {
-    const failed = entries.find((entry) => entry.stored?.kind === 'error')
-    if (failed?.stored) throw thrown(failed.stored)
-  }
-  if (end !== 'timeout') return
-  const left = entries.filter((entry) => entry.stored === undefined)
-  const first = left[0]
+  const late = entries.filter((entry) => entry.stored === undefined)
+  const first = late[0]
   throw new BeamlineError('GET_TIMEOUT', {
-    pending: left.length,
+    pending: late.length,
     total: entries.length,
-    timeoutMs: options.timeoutMs ?? 0,
+    timeoutMs: timeoutMs ?? 0,
     first: first ? describe(first).text : '',
   })
 }

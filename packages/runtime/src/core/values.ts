@@ -179,8 +179,9 @@ export class Values {
       } catch (error) {
         pin.release()
         if (!entry || !BeamlineError.is(error, 'OBJECT_LOST')) throw error
-        await whileBlocked(() => this.#broughtBack(entry, stored.place))
-        return await this.load(entry.stored as Stored, entry)
+        do await whileBlocked(() => this.#broughtBack(entry, stored.place))
+        while (entry.stored === undefined) // it was lost again at once
+        return await this.load(entry.stored, entry)
       }
       return await this.#read(stored, entry, pin, memory)
     } finally {

@@ -13,6 +13,8 @@ export class EntryWaiter implements Waiter {
   #remaining: number
   readonly #failFast: boolean
   #resolve: ((end: WaitEnd) => void) | undefined
+  /** Set when it ended before anybody waited. */
+  #ended: WaitEnd | undefined
   #watched: ObjectEntry[] = []
 
   constructor(count: number, failFast: boolean) {
@@ -20,7 +22,9 @@ export class EntryWaiter implements Waiter {
     this.#failFast = failFast
   }
 
+  /** Also an entry that became ready when it was asked for. */
   watch(entry: ObjectEntry): void {
+    if (entry.stored !== undefined) return this.entryReady(entry)
     this.#watched.push(entry)
     entry.addWaiter(this)
   }
@@ -32,12 +36,14 @@ export class EntryWaiter implements Waiter {
   }
 
   #end(end: WaitEnd): void {
+    this.#ended ??= end
     this.#resolve?.(end)
     this.#resolve = undefined
   }
 
   /** Call once, after all `watch` calls. */
   async end(timeoutMs: number | undefined, signal: AbortSignal | undefined): Promise<WaitEnd> {
+    if (this.#ended !== undefined) return this.#ended
     if (timeoutMs === undefined && signal === undefined) {
       return await new Promise((resolve) => {
         this.#resolve = resolve
