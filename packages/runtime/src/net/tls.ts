@@ -9,7 +9,7 @@
  * each of them, like a password.
  */
 import { randomBytes, webcrypto, X509Certificate } from 'node:crypto'
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { checkServerIdentity, type ConnectionOptions, createSecureContext, type PeerCertificate, type TlsOptions } from 'node:tls'
 import * as grpc from '@grpc/grpc-js'
@@ -85,11 +85,20 @@ export async function generateTls(dir: string): Promise<TlsFiles> {
     ],
   })
   const key = x509.PemConverter.encode(await crypto.subtle.exportKey('pkcs8', machine.privateKey), 'PRIVATE KEY')
-  mkdirSync(dirname(resolve(dir)), { recursive: true })
+  // It may be the folder of all sessions, which only this user may write to.
+  mkdirSync(dirname(resolve(dir)), { recursive: true, mode: 0o700 })
   const made = mkdtempSync(`${resolve(dir)}.new-`)
   for (const [file, text] of Object.entries({ 'ca.pem': ca.toString('pem'), 'cert.pem': cert.toString('pem'), 'key.pem': key }))
     writeFileSync(join(made, file), `${text}\n`, { mode: 0o600 })
-  renameSync(made, dir)
+  try {
+    renameSync(made, dir)
+  } catch (error) {
+    rmSync(made, { recursive: true })
+    // Another head may have been faster.
+    if (existsSync(join(dir, 'ca.pem'))) return tlsFilesIn(dir)
+    const expected = `a folder that is new or empty, or that has ca.pem, cert.pem and key.pem (${(error as Error).message})`
+    throw new BeamlineError('INVALID_ARGUMENT', { what: 'the folder for certificates', got: dir, expected }, { cause: error })
+  }
   return tlsFilesIn(dir)
 }
 

@@ -1,6 +1,6 @@
 /** Certificates, who gets a connection with them, and where one may listen without. */
 import { webcrypto } from 'node:crypto'
-import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { connect as connectTls, createServer as createTlsServer, type TLSSocket } from 'node:tls'
@@ -136,6 +136,26 @@ test('plain TLS sockets use the same certificates', async () => {
     })
   expect(await answer(tls)).toBe('welcome')
   await expect(answer(stranger)).rejects.toThrow()
+})
+
+test('folders that are made for it are of the user alone, whatever the umask is', async () => {
+  const above = join(dir, 'sessions')
+  const before = process.umask(0o002)
+  try {
+    await generateTls(join(above, 'tls'))
+  } finally {
+    process.umask(before)
+  }
+  expect(statSync(above).mode & 0o777).toBe(0o700)
+})
+
+test('a folder that holds something else stays as it is, and no key is left beside it', async () => {
+  const other = join(dir, 'other')
+  mkdirSync(other)
+  writeFileSync(join(other, 'notes.txt'), '')
+  await expect(generateTls(other)).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringMatching(/new or empty.*ENOTEMPTY/) })
+  expect(readdirSync(other)).toEqual(['notes.txt'])
+  expect(readdirSync(dir).filter((name) => name.startsWith('other'))).toEqual(['other'])
 })
 
 test('only the user can read the files; a second start finds them', async () => {
