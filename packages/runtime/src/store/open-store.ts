@@ -64,9 +64,11 @@ function take(url: URL | undefined, parameter: string): string | undefined {
   return value
 }
 
+/** Both engines take a password as a parameter, too. */
 function withoutPassword(url: string): string {
   const parsed = URL.canParse(url) ? new URL(url) : undefined
-  if (parsed === undefined || parsed.password === '') return url
-  parsed.password = '***'
+  if (parsed === undefined || (parsed.password === '' && !parsed.searchParams.has('password'))) return url
+  if (parsed.password !== '') parsed.password = '***'
+  if (parsed.searchParams.has('password')) parsed.searchParams.set('password', '***')
   return parsed.href
 }

@@ -358,3 +358,9 @@ describe('SQLite', () => {
 test.each(['', 'memory', 'sqlite:relative.db', 'mysql://h/x', 'redis://h/0?replicas=x', 'postgres://h/x?name=A;B'])('the URL %j is refused', async (url) => {
   await expect(openStore(url, { warn: () => {} })).rejects.toMatchObject({ code: 'INVALID_ARGUMENT', message: expect.stringMatching(/expected memory:/) })
 })
+
+test.each(['mysql://someone:secret@h/x', 'postgres://h/x?name=A;B&password=secret'])('the password of %j is not told', async (url) => {
+  const error = await openStore(url, { warn: () => {} }).catch((reason: Error) => reason)
+  expect((error as Error).message).toContain('***')
+  expect((error as Error).message).not.toContain('secret')
+})
