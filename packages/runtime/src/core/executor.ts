@@ -280,6 +280,11 @@ export class Executor {
       if (done) return index
       const number = push.task + 1 + index
       const stored = await this.#store(call, value, number, `item ${index} of "${executable.template.name}"`)
+      if (peer.ended) {
+        this.#dismiss([stored])
+        await iterator.return?.()
+        return index
+      }
       const item = { task: push.task, index: index++, value: this.#runtime.values.toWire(stored) }
       this.#keepForOwner(call, [stored])
       this.#runtime.references.whenBorrowed(peer.process, () => {
@@ -291,6 +296,20 @@ export class Executor {
   #store(call: Call, value: unknown, number: number, what: string): Stored | Promise<Stored> {
     const { process, address } = call.peer
     return this.#runtime.values.store(value, what, () => ({ owner: process, address, object: number }))
+  }
+
+  /** Results that reach nobody: their memory is free again, what they refer to is let go. */
+  #dismiss(results: readonly (Stored | Promise<Stored>)[]): void {
+    const { store, values } = this.#runtime
+    const dismiss = (stored: Stored): void => {
+      if (stored.kind !== 'bytes' && stored.kind !== 'place') return
+      if (stored.extras) values.letGo(stored.extras)
+      if (stored.kind === 'place') store.abandon(stored.place)
+    }
+    for (const result of results) {
+      if (result instanceof Promise) result.then(dismiss, () => undefined)
+      else dismiss(result)
+    }
   }
 
   #keepForOwner(call: Call, results: readonly Stored[]): void {
@@ -309,30 +328,34 @@ export class Executor {
   #succeeded(call: Call, held: CallArguments, result: unknown, items: number): Promise<void> | undefined {
     const { executable, push } = call
     const { returns, name } = executable.template
-    let stored: Stored | Promise<Stored> | (Stored | Promise<Stored>)[]
+    const stored: (Stored | Promise<Stored>)[] = []
     try {
-      if (returns === 1) stored = this.#store(call, result, push.task, `the result of "${name}"`)
+      if (returns === 1) stored.push(this.#store(call, result, push.task, `the result of "${name}"`))
       else {
         if (!Array.isArray(result) || result.length !== returns) {
           const got = Array.isArray(result) ? `an array of ${result.length}` : typeof result
           throw new BeamlineError('INVALID_ARGUMENT', { what: `the result of "${name}"`, got, expected: `an array of ${returns} values (option returns)` })
         }
-        stored = result.map((value, i) => this.#store(call, value, push.task + i, `result ${i} of "${name}"`))
+        for (const [i, value] of result.entries()) stored.push(this.#store(call, value, push.task + i, `result ${i} of "${name}"`))
       }
     } catch (error) {
+      this.#dismiss(stored)
       return this.#failed(call, held, error)
     }
-    if (!Array.isArray(stored) && !(stored instanceof Promise)) {
+    if (returns === 1 && !(stored[0] instanceof Promise)) {
       held.release()
-      this.#finish(call, { results: [stored], items, execMs: this.#elapsed(call) })
+      this.#finish(call, { results: stored as Stored[], items, execMs: this.#elapsed(call) })
       return undefined
     }
-    return Promise.all(Array.isArray(stored) ? stored : [stored]).then(
+    return Promise.all(stored).then(
       (results) => {
         held.release()
         this.#finish(call, { results, items, execMs: this.#elapsed(call) })
       },
-      (error: unknown) => this.#failed(call, held, error),
+      (error: unknown) => {
+        this.#dismiss(stored)
+        return this.#failed(call, held, error)
+      },
     )
   }
 
@@ -360,7 +383,8 @@ export class Executor {
     const [only] = results ?? []
     let value: Uint8Array = EMPTY
     let values: Value[] = []
-    if (error) values = [{ inline: EMPTY, place: undefined, error: encodeError(error), refs: [], functions: [], handles: [] }]
+    if (peer.ended) this.#dismiss(results ?? [])
+    else if (error) values = [{ inline: EMPTY, place: undefined, error: encodeError(error), refs: [], functions: [], handles: [] }]
     else if (results?.length === 1 && only?.kind === 'primitive') value = encodePrimitive(only.value)
     else if (results?.length === 1 && only?.kind === 'bytes' && !only.extras) value = only.bytes
     else if (results) {
