@@ -272,8 +272,11 @@ export class SegmentDirectory {
     for (const [start, old] of overlapping) {
       segment.objects.delete(start)
       if (!old.freed && old.role === 'primary') this.#books.freedPrimaries.push({ owner: old.owner, object: old.object })
+      const reason = 'its memory was used again, so its owner must have released it'
+      this.#room.cancel(old)
+      for (const pin of this.#books.objects.dismiss(old)) this.#books.pinLost(pin.process, pin.number, old, reason)
       this.#books.objects.change(old, () => (old.block = undefined))
-      this.#books.gone(old, 'its memory was used again, so its owner must have released it')
+      this.#books.gone(old, reason)
     }
     const object = this.#books.objects.add(name, bytes, { label, role: 'primary', block: { segment, offset }, sealed: true, reported })
     segment.objects.set(offset, object)

@@ -189,6 +189,21 @@ describe('readers', () => {
     ]) // somebody reads it now anyway
     expect(store.unpin(1)).toMatchObject([{ kind: 'pinned', pin: 3 }])
   })
+
+  test('who waits for an object whose block was used again learns that it is gone, and no memory is taken for it', () => {
+    const store = new Store()
+    store.put(...full)
+    store.pin(1, 'argument')
+    store.pin(2, 'argument')
+    expect(store.pin(3, 'argument')).toEqual([])
+    store.places.set(9, store.places.get(3)!) // its owner released 3 and wrote 9 there; a reader of 9 is the first to say so
+    expect(store.pin(9)).toMatchObject([
+      { kind: 'pinFailed', pin: 3, code: 'OBJECT_LOST', details: { object: 'p:3', reason: expect.stringContaining('its memory was used again') } },
+      { kind: 'pinned', pin: 4 },
+    ])
+    expect(store.unpin(1)).toEqual([])
+    expect(store.directory.usage).toMatchObject({ objects: 8, waiting: 0, liveBytes: 80 * MiB })
+  })
 })
 
 describe('files', () => {
