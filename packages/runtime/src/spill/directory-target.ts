@@ -2,7 +2,7 @@
  * Spill files in folders on local disks: one disk after the other in turn, each up to its quota and as long as it is not nearly full. What a dead
  * daemon left in them is removed at the next start.
  */
-import { mkdirSync, readdirSync, readFileSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs'
 import { open, rm, statfs } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BeamlineError } from '../errors.ts'
@@ -28,6 +28,8 @@ export interface DirectoryTargetOptions {
 /** A disk fuller than this gets no more spill files: others need it too. */
 const DISK_FULL = 0.95
 const PREFIX = 'beamline-spill-'
+/** A folder without a holder is given this time to get one. */
+const NEW_MS = 60_000
 
 interface Folder {
   readonly path: string
@@ -154,8 +156,13 @@ function removeStale(directory: string, isAlive: (holder: Holder) => boolean): v
     try {
       if (isAlive(JSON.parse(readFileSync(join(path, 'holder.json'), 'utf8')) as Holder)) continue
     } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== 'ENOENT') continue // of another user, or being written
+      if ((error as NodeJS.ErrnoException).code !== 'ENOENT' || isNew(path)) continue // of another user, or of a daemon that just starts
     }
     rmSync(path, { recursive: true, force: true })
   }
+}
+
+function isNew(path: string): boolean {
+  const stats = statSync(path, { throwIfNoEntry: false })
+  return stats === undefined || Date.now() - stats.mtimeMs < NEW_MS
 }

@@ -1,6 +1,6 @@
 /** One contract for all places that spill files go to, then what each of them does besides. */
 import { spawnSync } from 'node:child_process'
-import { mkdirSync, mkdtempSync, readdirSync, rmSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, rmSync, utimesSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
@@ -72,6 +72,14 @@ describe('folders', () => {
     directories({ name: 'next', isAlive: ({ pid }) => pid !== 11 })
     expect(readdirSync(disk).sort()).toEqual(['beamline-spill-living', 'beamline-spill-next'])
     await living.close()
+  })
+
+  test('of a daemon that has just made its own and not said whose it is are kept; old ones like that go', () => {
+    const disk = join(folder, 'disk')
+    for (const name of ['starting', 'old']) mkdirSync(join(disk, `beamline-spill-${name}`), { recursive: true })
+    utimesSync(join(disk, 'beamline-spill-old'), 0, 0)
+    directories()
+    expect(readdirSync(disk).sort()).toEqual(['beamline-spill-node', 'beamline-spill-starting'])
   })
 
   test('that do not exist are refused by name', () => {
