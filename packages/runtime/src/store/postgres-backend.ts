@@ -15,6 +15,7 @@ const FORMAT = 1
 const CALL_TIMEOUT_MS = 5_000
 const CONNECT_TIMEOUT_MS = 5_000
 const STALLED_MS = 2_000
+const FAREWELL_MS = 1_000
 /** What clients did last is remembered so long after their last write. */
 const CLIENTS_KEPT = '1 day'
 const FORGET_EVERY_MS = 3_600_000
@@ -243,7 +244,12 @@ class Connection {
   async close(): Promise<void> {
     this.#closed = true
     await this.#last
-    await this.#client?.end().catch(() => {})
+    const client = this.#client
+    if (client === undefined) return
+    // A server that cannot be reached does not answer the farewell.
+    const timer = setTimeout(() => client.connection.stream.destroy(), FAREWELL_MS)
+    await client.end().catch(() => {})
+    clearTimeout(timer)
   }
 
   async #connected(): Promise<pg.Client> {

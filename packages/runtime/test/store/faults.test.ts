@@ -206,6 +206,17 @@ function onServers(start: () => Promise<Server>): void {
     clearInterval(cutter)
   })
 
+  test('a store closes soon when its server cannot be reached any more', async () => {
+    const { relay, url } = await relayed()
+    const store = await open(url)
+    await store.put('a', bytes('1'))
+    await store.get('a')
+    relay.swallowAll()
+    const sinceMs = performance.now()
+    await store.close()
+    expect(performance.now() - sinceMs).toBeLessThan(5_000)
+  })
+
   test('a server that is not there is named in the error, without its password', async () => {
     const url = new URL(server.url)
     url.port = '1'
