@@ -167,7 +167,8 @@ export class Daemon {
       link.send({ body: { $case: 'exit', value: { reason } } })
       link.flush()
     }
-    const spilled = this.#store.close()
+    // A file that cannot be removed now is removed by the next daemon.
+    const spilled = this.#store.close().catch((error: Error) => log(() => `spill files stay: ${error.message}`))
     await this.#launched.pool.close(graceMs)
     this.#launched.logs.flush(true)
     // The last lines of workers are on their way to drivers.
