@@ -160,10 +160,11 @@ async function start(options: InitOptions): Promise<Cluster> {
   const daemon = 'stop' in found ? found : undefined
   const id = randomBytes(8).toString('hex')
   let runtime: Runtime
+  let attached: Runtime | undefined
   try {
     const { job, code } = await jobOf(options, found.host !== '')
     const { Runtime } = await runtimeModule
-    runtime = await Runtime.attach({
+    runtime = attached = await Runtime.attach({
       kind: 'driver',
       process: id,
       address: `unix:${join(found.sessionDir, `${id}.sock`)}`,
@@ -178,6 +179,7 @@ async function start(options: InitOptions): Promise<Cluster> {
       runtime.outlive({ withinMs: reconnectMs, find: (await import('../daemon/session.ts')).findSuccessor })
     }
   } catch (error) {
+    await attached?.close(daemon !== undefined, 'its start failed')
     await daemon?.stop()
     throw BeamlineError.is(error)
       ? error
