@@ -16,6 +16,8 @@ type MeshBody = NonNullable<MeshMessage['body']>
 /** An answer of the head takes no longer, or is asked for again. */
 const ANSWER_MS = 5_000
 const ANSWERS_MAX = 24
+/** Heads may change while code is sent. */
+const SENDS_MAX = 3
 
 export interface PackageExchangeOptions {
   /** At the head: where packages are kept. */
@@ -84,10 +86,14 @@ export class PackageExchange {
   }
 
   async #send(digest: string, bytes: Uint8Array): Promise<void> {
+    let again = SENDS_MAX
     for (let offset = 0; offset < bytes.length; offset += LIMITS.packageChunkBytes) {
       const chunk = Buffer.from(bytes.subarray(offset, offset + LIMITS.packageChunkBytes))
       const { failure } = await this.#ask((request) => ({ $case: 'packagePart', value: { request, digest, chunk, offset, bytes: bytes.length } }))
-      if (failure !== '') throw new Error(failure)
+      if (failure === '') continue
+      // A head that is new has none of the parts before.
+      if (offset === 0 || --again === 0) throw new Error(failure)
+      offset = -LIMITS.packageChunkBytes
     }
   }
 

@@ -186,6 +186,10 @@ async function workload(
     const [there] = await Promise.all([get(sum.options({ node: elsewhere }).remote(large)), wait([large])])
     const moved = await get(sum.options({ node: here }).remote(large))
     const own = (await get(large)).length
+    // One that nobody has a view of is freed by this word, not by a garbage collection.
+    const unread = make.remote(1_000_000, 5)
+    await wait([unread])
+    unread.release()
     const kept = await get(keeper.read.remote())
     kill(keeper, { restart: true })
     await until('another process of the actor', async () => (await get(keeper.keep.remote({}))) !== pid || 'it is the same')

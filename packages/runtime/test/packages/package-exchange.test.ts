@@ -9,15 +9,19 @@ import { PackageExchange } from '../../src/packages/package-exchange.ts'
 type Body = NonNullable<MeshMessage['body']>
 
 /** A head and a node; `carry` sees every message between them and says how often it arrives. */
-function pair(carry: (to: string, body: Body) => number = () => 1): { head: PackageExchange; node: PackageExchange; blobs: PackageBlobs } {
+function pair(carry: (to: string, body: Body) => number = () => 1): { head: PackageExchange; node: PackageExchange; blobs: PackageBlobs; newHead: () => void } {
   const blobs = new PackageBlobs(blobsInMemory())
   const deliver = (to: string, from: string, body: Body): void => {
     const times = carry(to, body)
     for (let i = 0; i < times; i++) queueMicrotask(() => (to === 'head' ? head : node).message(from, body))
   }
-  const head = new PackageExchange({ blobs, toHead: () => undefined, toNode: (to, body) => deliver(to, 'head', body) })
+  const lead = (): PackageExchange => new PackageExchange({ blobs, toHead: () => undefined, toNode: (to, body) => deliver(to, 'head', body) })
+  let head = lead()
   const node = new PackageExchange({ blobs: undefined, toHead: (body) => deliver('head', 'node', body), toNode: () => undefined })
-  return { head, node, blobs }
+  const newHead = (): void => {
+    head = lead()
+  }
+  return { head, node, blobs, newHead }
 }
 
 const bytes = randomBytes(2.5 * LIMITS.packageChunkBytes)
@@ -52,6 +56,17 @@ test('a question that got lost, because the head changed, is asked again', async
   expect(await upload(head)).toEqual({ failure: undefined })
   expect(Buffer.from(await node.fetch(digest)).equals(bytes)).toBe(true)
   expect(lost).toBe(4)
+})
+
+test('code that was half sent when the head changed is sent to the new one from its beginning', async () => {
+  let parts = 0
+  const { node, blobs, newHead } = pair((_to, body) => {
+    if (body.$case === 'packagePart' && ++parts === 2) newHead()
+    return 1
+  })
+  expect(await upload(node)).toEqual({ failure: undefined })
+  expect(Buffer.from((await blobs.get(digest)) as Uint8Array).equals(bytes)).toBe(true)
+  expect(parts).toBe(5)
 })
 
 test('code for which the head had no room any more is kept again when another program of that node gives it', async () => {
