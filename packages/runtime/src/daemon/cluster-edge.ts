@@ -54,9 +54,6 @@ export async function openCluster(config: DaemonConfig): Promise<ClusterEdge> {
 
 /** Nodes that do not answer a question in this time are named as silent. */
 const ANSWER_MS = 2_000
-/** A node whose daemon was killed is declared dead so long after its machine has another: drivers are looking for that one. */
-const RETURN_MS = 5_000
-
 /** What is not urgent is told to the nodes so often. */
 const NEWS_MS = 50
 
@@ -296,7 +293,7 @@ export class ClusterEdge {
     clearTimeout(this.#newsTimer)
     this.#membership?.stop()
     if (this.#membership !== undefined)
-      this.mesh.send(this.#membership.head, { $case: 'leave', value: { node: this.config.session.node, reason, deadlineMs: 0 } })
+      this.mesh.send(this.#membership.head, { $case: 'leave', value: { node: this.config.session.node, reason, deadlineMs: 0, replaced: false } })
     await Promise.all([this.mesh.close(), this.#plane?.close()])
     await this.#head?.close(forget)
   }
@@ -433,17 +430,13 @@ export class ClusterEdge {
     }
   }
 
-  /** Nodes whose daemons were killed on this machine, of whatever cluster. Their drivers have a moment to come back. */
+  /** Nodes whose daemons were killed on this machine, of whatever cluster. */
   gone(nodes: readonly string[]): void {
-    setTimeout(() => {
-      // A former head listened where this one does: it is gone, also when the one between them was killed before it could say so.
-      const former = [...this.#nodes.values()].filter(({ node, address }) => this.isHead && node !== this.config.session.node && address === this.mesh.address)
-      for (const node of new Set([...nodes, ...former.map(({ node }) => node)])) {
-        const reason = 'its daemon ended, and its machine has another one'
-        if (this.isHead) this.#port?.handle({ kind: 'node-left', node, reason })
-        else this.#toHead({ $case: 'leave', value: { node, reason, deadlineMs: 0 } })
-      }
-    }, RETURN_MS).unref()
+    const reason = 'its daemon ended, and its machine has another one'
+    for (const node of nodes) {
+      if (this.isHead) this.#port?.handle({ kind: 'node-left', node, reason, replaced: true })
+      else this.#toHead({ $case: 'leave', value: { node, reason, deadlineMs: 0, replaced: true } })
+    }
   }
 
   /** A process of this node ended. */
@@ -503,7 +496,7 @@ export class ClusterEdge {
     if (state === 'DEAD') return fail(undefined)
     this.#drains.set(node, [...(this.#drains.get(node) ?? []), { process, request }])
     this.#port?.handle({ kind: 'node-drain', node, reason })
-    this.mesh.send(node, { $case: 'leave', value: { node, reason, deadlineMs } })
+    this.mesh.send(node, { $case: 'leave', value: { node, reason, deadlineMs, replaced: false } })
   }
 
   // ---------------------------------------------------------------- messages of other daemons
@@ -563,7 +556,7 @@ export class ClusterEdge {
       case 'nodeAnswer':
         return this.#questions.get(body.value.request)?.(body.value.json)
       case 'leave':
-        if (this.isHead) return port.handle({ kind: 'node-left', node: body.value.node, reason: body.value.reason })
+        if (this.isHead) return port.handle({ kind: 'node-left', node: body.value.node, reason: body.value.reason, replaced: body.value.replaced })
         if (node === this.#membership?.head) port.drain(body.value.reason, body.value.deadlineMs)
         return
       case 'refused':

@@ -36,6 +36,8 @@ interface Attached {
 
 /** What changed is told to the nodes at most so often, except what decides where work can go. */
 const VIEW_MS = 100
+/** Drivers whose daemon was killed have so long to find another one on their machine. */
+const MOVE_MS = 5_000
 const NONE: Resources = { cpus: 0, gpus: 0, memoryBytes: 0, custom: {} }
 
 export class ControlState {
@@ -56,6 +58,8 @@ export class ControlState {
   #nowMs = 0
   #toldMs = 0
   #graceEndsMs: number | undefined
+  /** Nodes whose daemons were killed while drivers of them may still come to another one. */
+  readonly #replaced: Map<string, { readonly reason: string; readonly untilMs: number }> = new Map()
   #out: ControlInstruction[] = []
 
   constructor(config: ControlConfig) {
@@ -165,7 +169,7 @@ export class ControlState {
       case 'node-drain':
         return this.#drain(event.node, event.reason || 'it drains')
       case 'node-left':
-        return this.#nodeDead(event.node, event.reason)
+        return event.replaced === true ? this.#nodeReplaced(event.node, event.reason) : this.#nodeDead(event.node, event.reason)
       case 'restore':
         return this.#restore(event.records)
       default:
@@ -233,6 +237,10 @@ export class ControlState {
     this.#recordNode(member)
     this.#news.nodes.add(node)
     this.#news.urgent = true
+    // A former head listened where this one does: it is gone.
+    if (node === this.config.self && info.address !== '')
+      for (const other of [...this.nodes.members.values()])
+        if (other !== member && other.info.address === info.address) this.#nodeReplaced(other.node, 'another head listens at its address')
     if (node !== this.config.self) this.#out.push({ kind: 'node-accepted', node, number: member.number })
     if (first) {
       for (const { process, kind, pid, address, job, jobId } of processes)
@@ -270,7 +278,14 @@ export class ControlState {
     this.groups.nodeLost(node, true)
   }
 
+  /** Nodes that hear of the death must know where its drivers are by then, or they take them for dead too. */
+  #nodeReplaced(node: string, reason: string): void {
+    if (!this.jobs.mayMove(node, this.config.self)) return this.#nodeDead(node, reason)
+    if (!this.#replaced.has(node)) this.#replaced.set(node, { reason, untilMs: this.#nowMs + MOVE_MS })
+  }
+
   #nodeDead(node: string, reason: string): void {
+    this.#replaced.delete(node)
     const member = this.nodes.members.get(node)
     if (member === undefined) return
     const cause: Failure = nodeLost(node, reason)
@@ -297,6 +312,7 @@ export class ControlState {
       const what = member.state === 'AWAY' ? 'it did not come back after the head was started again' : `it was not heard of for ${this.config.leaseMs} ms`
       this.#nodeDead(member.node, what)
     }
+    for (const [node, { reason, untilMs }] of this.#replaced) if (nowMs >= untilMs || !this.jobs.mayMove(node, this.config.self)) this.#nodeDead(node, reason)
     if (this.restoring) this.#endGrace(nowMs)
     this.groups.tick(nowMs)
     this.actors.tick(nowMs)

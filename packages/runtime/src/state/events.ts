@@ -199,8 +199,8 @@ export type ControlEvent =
     }
   /** Nothing new goes there from now on, and what can move moves. */
   | { readonly kind: 'node-drain'; readonly node: string; readonly reason: string }
-  /** It left in order, or is known to be gone. */
-  | { readonly kind: 'node-left'; readonly node: string; readonly reason: string }
+  /** It left in order, or is known to be gone; `replaced`: its daemon was killed, and its machine has another one, to which its drivers may come. */
+  | { readonly kind: 'node-left'; readonly node: string; readonly reason: string; readonly replaced?: boolean }
   /** What an earlier head of this cluster made durable. Before every other event. */
   | { readonly kind: 'restore'; readonly records: ReadonlyMap<string, string> }
 

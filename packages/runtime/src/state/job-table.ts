@@ -7,6 +7,8 @@ export interface JobRecord {
   readonly job: Job
   /** Of the driver. */
   node: string
+  /** To which it was attached before; "": to none. */
+  nodeBefore: string
   host: string
   readonly pid: number
   state: 'RUNNING' | 'SUCCEEDED' | 'FAILED'
@@ -41,11 +43,12 @@ export class JobTable {
     if (known?.node === node) return
     // Its driver is attached to another node now.
     if (known !== undefined) {
+      known.nodeBefore = known.node
       known.node = node
       known.host = host
       return this.#changed(job.id)
     }
-    this.jobs.set(job.id, { job, node, host, pid, state: 'RUNNING', startMs: nowMs, endMs: 0, reason: '' })
+    this.jobs.set(job.id, { job, node, nodeBefore: '', host, pid, state: 'RUNNING', startMs: nowMs, endMs: 0, reason: '' })
     this.#changed(job.id)
   }
 
@@ -69,6 +72,16 @@ export class JobTable {
       this.jobs.delete(old)
       this.#changed(old)
     }
+  }
+
+  /**
+   * Whether a driver of that node may still come to another one, or is on its way. One that came to the head's own is known everywhere before what the head says next.
+   */
+  mayMove(node: string, head: string): boolean {
+    for (const job of this.jobs.values()) {
+      if (job.state === 'RUNNING' && (job.node === node || (job.nodeBefore === node && job.node !== head))) return true
+    }
+    return false
   }
 
   actorBorn(job: string): void {

@@ -294,6 +294,40 @@ describe('a driver whose node was killed', () => {
     expect(second(head).control.jobs.jobs.get(DRIVER)).toMatchObject({ state: 'RUNNING', node: 'n3' })
   })
 
+  const replaced: ControlEvent = { ...gone, replaced: true }
+  const isDead = (head: Head, node = 'n2'): boolean => head.out.some((each) => each.kind === 'node-lost' && each.node === node)
+
+  test('is waited for before its node is declared dead: until it is at the head, else for the whole time', () => {
+    const absent = first().do(replaced).tick(4_750)
+    expect(isDead(absent)).toBe(false)
+    expect([isDead(absent.tick(250)), job(absent)]).toMatchObject([true, { state: 'FAILED' }])
+    const atHead = first()
+      .do(replaced)
+      .do({ ...comes, node: 'h1' })
+    expect(isDead(atHead)).toBe(false)
+    expect([isDead(atHead.tick(250)), job(atHead)]).toMatchObject([true, { state: 'RUNNING', node: 'h1' }])
+    const elsewhere = first().register('n3').do(comes, replaced).tick(4_750)
+    expect(isDead(elsewhere)).toBe(false)
+    expect([isDead(elsewhere.tick(250)), job(elsewhere)]).toMatchObject([true, { state: 'RUNNING', node: 'n3' }])
+  })
+
+  test('alone is waited for: a node without drivers is dead as soon as its machine has another daemon', () => {
+    expect(isDead(first().do({ ...replaced, node: 'n1' }), 'n1')).toBe(true)
+    expect(isDead(first().do({ kind: 'process-lost', process: DRIVER, clean: true }, replaced))).toBe(true)
+  })
+
+  test('was at the former head, at whose address another one listens: that one is dead once the driver is back', () => {
+    const address = '10.0.0.1:6379'
+    const plain = new Head('h1').register('h1', {}, { address })
+    const before = plain.do({ ...driver, kind: 'process-attached', node: 'h1', processKind: 'driver' })
+    const head = second(before).register(SELF, {}, { address })
+    expect(isDead(head, 'h1')).toBe(false)
+    head.do({ ...comes, node: SELF }).tick(250)
+    expect([isDead(head, 'h1'), job(head)]).toMatchObject([true, { state: 'RUNNING', node: SELF }])
+    expect(isDead(second(new Head('h1').register('h1', {}, { address })).register(SELF, {}, { address }), 'h1')).toBe(true)
+    expect(isDead(second(plain).register(SELF, {}, { address: '10.0.0.2:6379' }).tick(5_000), 'h1')).toBe(false)
+  })
+
   test('is told that it comes too late when it was declared dead with its node', () => {
     const head = first().register('n3').do(gone)
     head.out = []

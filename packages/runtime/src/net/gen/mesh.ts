@@ -188,10 +188,12 @@ export interface GroupInfo {
   bundles: Resources[];
 }
 
+/** head -> node: drain; node -> head: it left in order, or `replaced`: its daemon was killed, and its machine has another one. */
 export interface Leave {
   node: string;
   reason: string;
   deadlineMs: number;
+  replaced: boolean;
 }
 
 /**
@@ -2073,7 +2075,7 @@ export const GroupInfo: MessageFns<GroupInfo> = {
 };
 
 function createBaseLeave(): Leave {
-  return { node: "", reason: "", deadlineMs: 0 };
+  return { node: "", reason: "", deadlineMs: 0, replaced: false };
 }
 
 export const Leave: MessageFns<Leave> = {
@@ -2086,6 +2088,9 @@ export const Leave: MessageFns<Leave> = {
     }
     if (message.deadlineMs !== 0) {
       writer.uint32(24).uint32(message.deadlineMs);
+    }
+    if (message.replaced !== false) {
+      writer.uint32(32).bool(message.replaced);
     }
     return writer;
   },
@@ -2125,6 +2130,14 @@ export const Leave: MessageFns<Leave> = {
             }
 
             message.deadlineMs = reader.uint32();
+            continue;
+          }
+          case 4: {
+            if (tag !== 32) {
+              break;
+            }
+
+            message.replaced = reader.bool();
             continue;
           }
         }
