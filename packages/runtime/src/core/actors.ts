@@ -447,6 +447,7 @@ export class Actors {
       this.#runtime.submitter.left(record)
       if (record.phase === 'done') this.#forget(record)
       else if (maxTaskRetries < 0 || record.attempt - record.firstAttempt < maxTaskRetries) {
+        this.#runtime.submitter.retries++
         record.attempt++
         record.phase = 'queued'
         repeated.push(record)

@@ -22,6 +22,9 @@ export interface LocalReport {
   readonly ownedObjects: number
   readonly borrowedObjects: number
   readonly ownedStoreBytes: number
+  /** Its calls that were begun again: because an attempt was lost or failed, or to bring lost results back. */
+  readonly retries: number
+  readonly reconstructions: number
 }
 
 export function localTask(runtime: Runtime, record: TaskRecord): LocalTask {
@@ -47,6 +50,14 @@ export function report(runtime: Runtime, limit: number): LocalReport {
       if (record.phase !== 'done') tasks.push(localTask(runtime, record))
     }
   }
-  const { references, store } = runtime
-  return { process: runtime.process, tasks, ownedObjects: references.owned, borrowedObjects: references.borrowedCount, ownedStoreBytes: store.ownedBytes }
+  const { references, store, submitter } = runtime
+  return {
+    process: runtime.process,
+    tasks,
+    ownedObjects: references.owned,
+    borrowedObjects: references.borrowedCount,
+    ownedStoreBytes: store.ownedBytes,
+    retries: submitter.retries,
+    reconstructions: submitter.reconstructions,
+  }
 }

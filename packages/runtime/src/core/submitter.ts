@@ -60,6 +60,10 @@ export class Submitter implements ShapePort {
   readonly #pumping = new Set<ShapeQueue>()
   readonly #wakes = new Map<ShapeQueue, { readonly timer: NodeJS.Timeout; readonly due: number }>()
   #pumpScheduled = false
+  /** Attempts of calls that were begun because one before was lost or failed. */
+  retries = 0
+  /** Finished calls that were begun again to bring their results back. */
+  reconstructions = 0
   /** Leases that were returned since this process is attached to another node, for a while. */
   #returned: Set<number> | undefined
   #lost: Error | undefined
@@ -264,6 +268,7 @@ export class Submitter implements ShapePort {
       if (why !== undefined) return why
     }
     if (!record.stream) this.#runtime.keepAlive.add()
+    this.reconstructions++
     record.attempt++
     record.firstAttempt = record.attempt
     record.lease = undefined
@@ -527,6 +532,7 @@ export class Submitter implements ShapePort {
     const short = BeamlineError.is(error, 'OUT_OF_MEMORY') && error.details.memory !== undefined
     const [first, most] = short ? [LIMITS.memoryRetryDelayMs, LIMITS.memoryRetryDelayMaxMs] : [LIMITS.retryDelayMs, LIMITS.retryDelayMaxMs]
     const delay = Math.min(first * 2 ** (record.attempt - record.firstAttempt), most)
+    this.retries++
     record.attempt++
     record.phase = 'delayed'
     record.lease = undefined

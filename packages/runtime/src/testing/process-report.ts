@@ -9,7 +9,7 @@ export type { LocalReport, LocalTask } from '../core/report.ts'
 const TASKS_SHOWN = 100
 
 /**
- * Objects that this process owns or borrows, its bytes in the store, and the first hundred of its unfinished calls.
+ * Objects that this process owns or borrows, its bytes in the store, how many of its calls ran again, and the first hundred of its unfinished calls.
  *
  * @throws {@link BeamlineError} `NOT_INITIALIZED` before `init()`
  */

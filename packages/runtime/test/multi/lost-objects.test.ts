@@ -19,7 +19,7 @@ describe('a driver on the head, whose nodes die', () => {
   })
 
   test('a result that lay on a dead node is made again on another one, with what it was made of', async () => {
-    const driver = head.driver(async ({ init, get, wait, remote, clusterInfo, explain }, { tell }) => {
+    const driver = head.driver(async ({ init, get, wait, remote, clusterInfo, explain }, { tell, processReport }) => {
       await init()
       const make = remote((size: number) => new Uint8Array(size).fill(7))
       const double = remote((bytes: Uint8Array) => ({ node: clusterInfo().node, bytes: bytes.map((byte) => 2 * byte) }))
@@ -35,14 +35,15 @@ describe('a driver on the head, whose nodes die', () => {
       const pending = get(doubled)
       tell('asked', { why: (await explain(doubled)).text })
       const value = await pending
-      tell('again', { node: value.node, sum: value.bytes.reduce((sum, byte) => sum + byte, 0) })
+      const { retries, reconstructions } = processReport()
+      tell('again', { node: value.node, sum: value.bytes.reduce((sum, byte) => sum + byte, 0), retries, reconstructions })
     })
     const { node } = await driver.event('made')
     await nodeOf(node).kill()
     await cluster.waitDead(node as string)
     driver.write('go\n')
     const again = await driver.event('again')
-    expect(again['sum']).toBe(14 * 300_000)
+    expect(again).toMatchObject({ sum: 14 * 300_000, retries: 0, reconstructions: 2 })
     expect(again['node']).not.toBe(node)
     await driver.finished()
   })
@@ -99,7 +100,7 @@ describe('a driver on the head, whose nodes die', () => {
   })
 
   test('tasks of a dead node run again elsewhere, those that had not started without a retry', async () => {
-    const driver = head.driver(async ({ init, get, remote, clusterInfo, currentTask }, { tell }) => {
+    const driver = head.driver(async ({ init, get, remote, clusterInfo, currentTask }, { tell, processReport }) => {
       await init()
       const run = remote(
         async (n: number) => {
@@ -110,13 +111,15 @@ describe('a driver on the head, whose nodes die', () => {
         },
         { maxRetries: 1 },
       )
-      tell('done', { results: await get([0, 1, 2, 3].map((n) => run.remote(n))) })
+      const results = await get([0, 1, 2, 3].map((n) => run.remote(n)))
+      const { retries, reconstructions } = processReport()
+      tell('done', { results, retries, reconstructions })
     })
     const { node } = await driver.event('running')
     await driver.event('running', (event) => event['node'] !== node)
     for (const each of cluster.nodes.slice(1)) await each.kill()
     await cluster.nodes[1]?.start()
-    expect(await driver.event('done')).toMatchObject({ results: [0, 1, 2, 3] })
+    expect(await driver.event('done')).toMatchObject({ results: [0, 1, 2, 3], retries: 2, reconstructions: 0 })
     await driver.finished()
   })
 })
