@@ -45,6 +45,7 @@ export class Membership {
   #head = ''
   #cluster = ''
   #fence: Fence | undefined
+  #heartbeatMs = 0
   #epoch = 0
   #sequence = 0
   /** What the last heartbeat said of this node, and when. */
@@ -111,7 +112,7 @@ export class Membership {
   /** Register, and keep on saying that this node lives. */
   start(): void {
     this.#register()
-    this.#ticker = setInterval(() => this.#tick(), Math.min(LOOK_MS, this.#options.config.heartbeatMs))
+    this.#ticker = setInterval(() => this.#tick(), LOOK_MS)
   }
 
   stop(): void {
@@ -121,13 +122,14 @@ export class Membership {
 
   registered(node: string, registered: Registered): void {
     const now = performance.now()
-    const { leaseMs, epoch, store } = registered
+    const { leaseMs, heartbeatMs, epoch, store } = registered
     // A head of an older epoch was followed by another: it has nothing to say any more.
     if (node !== this.#head || epoch < this.#epoch) return
     const again = this.#fence !== undefined
-    if (this.#fence === undefined) this.#fence = new Fence({ leaseMs, headTimeoutMs: this.#options.config.headTimeoutMs }, this.#registerSentMs)
-    else if (this.#expired(now)) return
-    else this.#fence.renewed(this.#registerSentMs)
+    if (this.#expired(now)) return
+    // Another head may have other times.
+    this.#fence = new Fence({ leaseMs, headTimeoutMs: this.#options.config.headTimeoutMs }, this.#registerSentMs)
+    this.#heartbeatMs = heartbeatMs
     this.#heardMs = now
     this.#epoch = epoch
     this.#store = store
@@ -169,7 +171,7 @@ export class Membership {
   #tick(): void {
     const now = performance.now()
     if (this.#over || this.#fence === undefined || this.#expired(now)) return
-    const { heartbeatMs } = this.#options.config
+    const heartbeatMs = this.#heartbeatMs
     const load = this.#options.heartbeat()
     const news = JSON.stringify([load.available, load.queued])
     // Others decide by what this node offers: they hear of it at the next look, not at the next heartbeat.

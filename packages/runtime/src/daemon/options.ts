@@ -68,9 +68,9 @@ export interface DaemonOptions {
   readonly port?: number
   /** URL of the control store: `memory:`, `sqlite:/path`, `redis://…`, `postgres://…`. */
   readonly store?: string
-  /** A node that the head has not heard of for so long is dead; default 10,000. */
+  /** A node that the head has not heard of for so long is dead; default 10,000. The head tells the others. */
   readonly nodeTimeoutMs?: number
-  /** Default 1,000. */
+  /** Default 1,000, or a fifth of `nodeTimeoutMs` if that is less. The head tells the others. */
   readonly heartbeatMs?: number
   /** How long nodes go on without a head; default 60,000. */
   readonly headTimeoutMs?: number
@@ -154,6 +154,8 @@ const UNIT = 10_000
 /** Keeps nothing beyond the head's process. */
 export const MEMORY_STORE = 'memory:'
 const HEAD_PORT = 6_380
+const PORT_MAX = 65_535
+const NODE_TIMEOUT_MIN_MS = 1_000
 
 /** @throws BeamlineError `INVALID_ARGUMENT` that names the option */
 export function daemonConfig(options: DaemonOptions, session: Session, embedded: boolean): DaemonConfig {
@@ -192,24 +194,37 @@ function clusterConfig(options: DaemonOptions): ClusterConfig {
   const { head = false, address = '', host, port, store, tlsDir = '', insecure = false } = options
   if (head && address !== '') throw invalid('address', JSON.stringify(address), 'no address at a head')
   if (!head && !/^.+:\d+$/.test(address)) throw invalid('address', JSON.stringify(address), 'HOST:PORT of a daemon')
-  if (!head && store !== undefined) throw invalid('store', JSON.stringify(store), 'no store: the head tells it')
+  if (host !== undefined && isWildcard(host)) throw invalid('host', JSON.stringify(host), 'the one address at which other machines reach this one')
+  for (const name of ['store', 'nodeTimeoutMs', 'heartbeatMs'] as const) {
+    const value = options[name]
+    if (!head && value !== undefined) throw invalid(name, JSON.stringify(value), 'nothing at a node that joins: its head tells it')
+  }
   const nodeTimeoutMs = count('nodeTimeoutMs', options.nodeTimeoutMs ?? 10_000)
+  if (nodeTimeoutMs < NODE_TIMEOUT_MIN_MS) throw invalid('nodeTimeoutMs', String(nodeTimeoutMs), `${NODE_TIMEOUT_MIN_MS} or more`)
+  const heartbeatMs = count('heartbeatMs', options.heartbeatMs ?? Math.min(1_000, Math.floor(nodeTimeoutMs / 5)))
+  // One may be lost, and a cut-off node ends its workers before its time is over.
+  if (heartbeatMs === 0 || 3 * heartbeatMs > nodeTimeoutMs)
+    throw invalid('heartbeatMs', String(heartbeatMs), `1 to ${Math.floor(nodeTimeoutMs / 3)}, a third of nodeTimeoutMs`)
+  if (count('port', port ?? 0) > PORT_MAX) throw invalid('port', String(port), `at most ${PORT_MAX}`)
   return {
     head,
     headAddress: address,
     host: host ?? (head ? '127.0.0.1' : ''),
-    port: count('port', port ?? 0),
+    port: port ?? 0,
     portWished: head && port === undefined ? HEAD_PORT : 0,
     store: store ?? MEMORY_STORE,
     lookIn: '',
     nodeTimeoutMs,
-    heartbeatMs: count('heartbeatMs', options.heartbeatMs ?? Math.min(1_000, Math.floor(nodeTimeoutMs / 5))),
+    heartbeatMs,
     headTimeoutMs: count('headTimeoutMs', options.headTimeoutMs ?? 60_000),
     again: false,
     tlsDir,
     insecure,
   }
 }
+
+/** Every address of this machine: one can listen there, and nobody reach it. */
+const isWildcard = (host: string): boolean => /^(0+(\.0+){0,3}|\[?[0:]*::[0:]*\]?)$/.test(host)
 
 const invalid = (what: string, got: string, expected: string): BeamlineError => new BeamlineError('INVALID_ARGUMENT', { what, got, expected })
 

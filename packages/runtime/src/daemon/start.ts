@@ -21,6 +21,8 @@ export interface DaemonHandle extends DaemonReady {
 }
 
 const START_MS = 20_000
+/** A daemon of several machines may wait for its control store and for the end of a former head's lease; it says itself when it gives up. */
+const WAIT_MS = 30_000
 const IN_ORDER = 'it exited in order'
 /** The daemon gives its workers 4 s. */
 const STOP_MS = 5_000
@@ -53,7 +55,8 @@ export async function startDaemon(options: StartDaemonOptions): Promise<DaemonHa
   const { promise: exited, resolve: exit } = Promise.withResolvers<string>()
   child.once('error', (error) => exit(`it could not be started: ${error.message}`))
   child.once('exit', (code, signal) => exit(code === 0 ? IN_ORDER : signal === null ? `it exited with code ${code}` : `it was ended by signal ${signal}`))
-  const ready = await readiness(child, exited, logPath).catch((error: unknown) => {
+  const limitMs = START_MS + (config.cluster === undefined ? 0 : WAIT_MS + config.cluster.nodeTimeoutMs)
+  const ready = await readiness(child, exited, logPath, limitMs).catch((error: unknown) => {
     killGroup(child)
     removeSession(session)
     throw error
@@ -98,7 +101,7 @@ function launch(config: DaemonConfig, logPath: string): ChildProcess {
   }
 }
 
-async function readiness(child: ChildProcess, exited: Promise<string>, logPath: string): Promise<DaemonReady> {
+async function readiness(child: ChildProcess, exited: Promise<string>, logPath: string, limitMs: number): Promise<DaemonReady> {
   const failed = (reason: string): BeamlineError => {
     const log = readTail(logPath)
     return new BeamlineError('START_FAILED', { what: 'the node daemon', reason: log === '' ? reason : `${reason}; its last lines:\n${log}` })
@@ -111,7 +114,7 @@ async function readiness(child: ChildProcess, exited: Promise<string>, logPath: 
     if (end >= 0) resolve(JSON.parse(text.slice(0, end)) as DaemonReady)
   })
   void exited.then((how) => reject(failed(how)))
-  const timer = setTimeout(() => reject(failed(`it was not ready after ${START_MS} ms`)), START_MS)
+  const timer = setTimeout(() => reject(failed(`it was not ready after ${limitMs} ms`)), limitMs)
   try {
     return await promise
   } finally {

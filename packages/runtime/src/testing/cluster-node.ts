@@ -153,7 +153,8 @@ export class TestNode {
    */
   async start(): Promise<void> {
     await this.#prepare()
-    const flags = ['start', '--json', ...this.#surroundings.role(), ...flagsOf(this.options), ...(this.options.args ?? [])]
+    const role = this.#surroundings.role()
+    const flags = ['start', '--json', ...role, ...flagsOf(this.options, role.includes('--head')), ...(this.options.args ?? [])]
     this.#started = (await this.cli(...flags)) as StartedDaemon
     this.#isPaused = false
     this.wasKilled = false
@@ -197,7 +198,7 @@ export class TestNode {
   /** Variables of everything on this node; a program finds the cluster by them, and its own index in BEAMLINE_TEST_NODE. */
   environment(): Record<string, string> {
     return {
-      NODE_COMPILE_CACHE: join(this.#surroundings.temporary, 'compile-cache'),
+      NODE_COMPILE_CACHE: process.env['NODE_COMPILE_CACHE'] ?? join(this.#surroundings.temporary, 'compile-cache'),
       ...this.options.env,
       [TEST_ENV]: this.#surroundings.id,
       BEAMLINE_TEST_NODE: String(this.index),
@@ -390,10 +391,13 @@ const FLAGS = [
   'headTimeoutMs',
 ] as const
 
-function flagsOf(options: TestNodeOptions): string[] {
+/** The head tells them. */
+const HEAD_FLAGS: readonly string[] = ['nodeTimeoutMs', 'heartbeatMs']
+
+function flagsOf(options: TestNodeOptions, head: boolean): string[] {
   return FLAGS.flatMap((name) => {
     const value = options[name]
-    if (value === undefined) return []
+    if (value === undefined || (!head && HEAD_FLAGS.includes(name))) return []
     const text =
       typeof value === 'object'
         ? Object.entries(value)

@@ -65,8 +65,18 @@ test('a value that no cluster can have ends with status 1', async () => {
     status: 1,
     stderr: 'error: --spill-dir: there is no folder /nowhere\n',
   })
-  const { status, stderr } = await beamline(['start', '--head', '--resources', 'gpus=1'])
-  expect([status, stderr]).toEqual([1, 'error: resources.gpus is 1; expected the option "gpus" itself\n'])
+  for (const [flags, text] of [
+    [['--head', '--resources', 'gpus=1'], 'resources.gpus is 1; expected the option "gpus" itself'],
+    [['--head', '--port', '70000'], 'port is 70000; expected at most 65535'],
+    [['--head', '--host', '0.0.0.0', '--insecure'], 'host is "0.0.0.0"; expected the one address at which other machines reach this one'],
+    [['--head', '--host', '::', '--tls'], 'host is "::"; expected the one address at which other machines reach this one'],
+    [['--head', '--node-timeout-ms', '999'], 'nodeTimeoutMs is 999; expected 1000 or more'],
+    [['--head', '--node-timeout-ms', '3000', '--heartbeat-ms', '1001'], 'heartbeatMs is 1001; expected 1 to 1000, a third of nodeTimeoutMs'],
+    [['--address', '127.0.0.1:1', '--heartbeat-ms', '1'], 'heartbeatMs is 1; expected nothing at a node that joins: its head tells it'],
+  ] as const) {
+    const { status, stderr } = await beamline(['start', ...flags], { BEAMLINE_TOKEN: 'token' })
+    expect([status, stderr]).toEqual([1, `error: ${text}\n`])
+  }
 })
 
 describe('with a head that runs', () => {
