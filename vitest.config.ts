@@ -26,6 +26,7 @@ const withProcesses = {
 
 export default defineConfig({
   test: {
+    globalSetup: ['tools/compile-cache.ts'],
     projects: [
       {
         ...everyProject,
