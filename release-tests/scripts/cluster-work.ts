@@ -10,25 +10,28 @@ export const MARKED = 'marked'
 
 const here = (): string => process.env['BEAMLINE_TEST_NODE'] ?? ''
 
+/** One line: what started, on which node, and when. */
+const started = (file: string, name: string): void => appendFileSync(file, `${name} ${here()} ${Date.now()}\n`)
+
 /** Index of the node that it runs on. */
 export const nodeHere = remote(function nodeHere(): string {
   return here()
 })
 
-/** Says in a file where it runs, one line each time it starts, then takes its time. */
+/** Says in a file where and when it starts, each time, then takes its time. */
 export const longTask = remote(
   async function longTask(file: string, name: string, ms: number): Promise<string> {
-    appendFileSync(file, `${name} ${here()}\n`)
+    started(file, name)
     await delay(ms)
     return here()
   },
   { maxRetries: -1 },
 )
 
-/** Says in a file where it runs, one line each time it starts. */
+/** Says in a file where and when it starts, each time. */
 export class Resident {
   constructor(file: string, name: string) {
-    appendFileSync(file, `${name} ${here()}\n`)
+    started(file, name)
   }
 
   node(): string {

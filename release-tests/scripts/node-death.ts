@@ -27,10 +27,17 @@ try {
   rmSync(folder, { recursive: true })
 }
 
-/** Names by the node on which they were seen last. */
-function whereAbouts(file: string): Map<string, string> {
+interface Start {
+  readonly name: string
+  readonly node: string
+  readonly atMs: number
+}
+
+/** What said last that it starts, by its name. */
+function lastStarts(file: string): Map<string, Start> {
   const lines = readFileSync(file, 'utf8').trim().split('\n')
-  return new Map(lines.map((line) => line.split(' ') as [string, string]))
+  const starts = lines.map((line) => line.split(' ') as [string, string, string]).map(([name, node, atMs]) => ({ name, node, atMs: Number(atMs) }))
+  return new Map(starts.map((start) => [start.name, start]))
 }
 
 async function once(round: number): Promise<void> {
@@ -42,33 +49,30 @@ async function once(round: number): Promise<void> {
   const driver = home.driver(import.meta.filename.replace(/node-death\./, 'node-death-driver.'), {
     args: [file, String(TASKS), String(ACTORS), String(FOR_EVER_MS)],
   })
-  const running = (): Promise<Map<string, string>> =>
-    until(
-      'work on all nodes',
-      () => {
-        const seen = whereAbouts(file)
-        return seen.size === TASKS + ACTORS ? seen : `${seen.size} of ${TASKS + ACTORS} run`
-      },
-      { everyMs: 10 },
-    )
-  const before = await running()
-  const there = [...before].filter(([, node]) => node === String(doomed.index)).map(([name]) => name)
-  if (there.length === 0) throw new Error(`nothing runs on node ${doomed.index}: ${[...before.values()].join(' ')}`)
-  const deadId = doomed.id
-  const startMs = performance.now()
-  await doomed.host?.cut()
-  await cluster.waitDead(deadId)
-  const deadMs = performance.now()
-  await until(
-    'work elsewhere',
+  const before = await until(
+    'work on all nodes',
     () => {
-      const now = whereAbouts(file)
-      const left = there.filter((name) => now.get(name) === String(doomed.index))
-      return left.length === 0 || `${left.join(', ')} still where they were`
+      const seen = lastStarts(file)
+      return seen.size === TASKS + ACTORS ? seen : `${seen.size} of ${TASKS + ACTORS} run`
     },
     { everyMs: 10 },
   )
-  noticed.push((deadMs - startMs) / 1000)
-  elsewhere.push((performance.now() - deadMs) / 1000)
+  const there = [...before.values()].filter(({ node }) => node === String(doomed.index)).map(({ name }) => name)
+  if (there.length === 0) throw new Error(`nothing runs on node ${doomed.index}: ${[...before.values()].map(({ node }) => node).join(' ')}`)
+  const deadId = doomed.id
+  // All on one machine: its clock is the clock of all nodes.
+  const cutMs = Date.now()
+  await doomed.host?.cut()
+  await cluster.waitDead(deadId)
+  const diedMs = (await cluster.members()).find(({ node }) => node === deadId)?.endMs
+  if (diedMs === undefined) throw new Error(`the head does not say when node ${deadId} died`)
+  const after = await until('work elsewhere', () => {
+    const now = lastStarts(file)
+    const left = there.filter((name) => now.get(name)?.node === String(doomed.index))
+    return left.length === 0 ? now : `${left.join(', ')} still where they were`
+  })
+  const lastMs = Math.max(...there.map((name) => after.get(name)?.atMs ?? 0))
+  noticed.push((diedMs - cutMs) / 1000)
+  elsewhere.push((lastMs - diedMs) / 1000)
   await driver[Symbol.asyncDispose]()
 }

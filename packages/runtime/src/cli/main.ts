@@ -97,7 +97,7 @@ program
   .option('--tls', 'encrypt: makes certificates if --tls-dir has none')
   .option('--tls-dir <folder>', 'ca.pem, cert.pem and key.pem of the cluster: encrypt with them')
   .option('--insecure', 'listen beyond loopback without encryption')
-  .option('--node-timeout-ms <n>', 'at a head: a node that was silent for so long is dead (default: 10000)', whole)
+  .option('--node-timeout-ms <n>', 'at a head: a silent node is declared dead within this time (default: 10000)', whole)
   .option('--heartbeat-ms <n>', 'at a head: how often nodes say that they live (default: 1000)', whole)
   .option('--head-timeout-ms <n>', 'how long nodes go on while no head listens (default: 60000)', whole)
   .option('--store-dir <folder>', 'folder for shared memory (default: BEAMLINE_STORE_DIR, else /dev/shm)')

@@ -15,6 +15,7 @@ import type { Drain, Failure, ObjectPin, ObjectRecover, ProcessMessage, StoredPl
 import { checkListen } from '../net/endpoint.ts'
 import { faultsOfEnvironment } from '../net/faults.ts'
 import type { Tls } from '../net/tls.ts'
+import { nodeLeaseMs } from '../state/fence.ts'
 import type { EdgeInstruction, MessageBody } from '../state/events.ts'
 import type { MachineEvent } from '../state/machine-state.ts'
 import type { Inventory } from '../state/node-report.ts'
@@ -322,10 +323,16 @@ export class ClusterEdge {
         return
       }
       case 'node-accepted': {
-        const { heartbeatMs, nodeTimeoutMs: leaseMs, store } = this.#cluster
+        const { heartbeatMs, nodeTimeoutMs, store } = this.#cluster
         return this.mesh.send(instruction.node, {
           $case: 'registered',
-          value: { epoch: this.#epoch, number: instruction.number, leaseMs, heartbeatMs, store: this.#head?.shared === true ? store : '' },
+          value: {
+            epoch: this.#epoch,
+            number: instruction.number,
+            leaseMs: nodeLeaseMs(nodeTimeoutMs),
+            heartbeatMs,
+            store: this.#head?.shared === true ? store : '',
+          },
         })
       }
       case 'node-refused':

@@ -3,6 +3,7 @@
  */
 import { join } from 'node:path'
 import type { EdgeInstruction, WorkerExit } from '../state/events.ts'
+import { nodeLeaseMs } from '../state/fence.ts'
 import { ALONE, type MachineRole, MachineState } from '../state/machine-state.ts'
 import { NODE_DEFAULTS, type NodeConfig, startVariables } from '../state/node-tables.ts'
 import { type LogBatch, Logs } from './logs.ts'
@@ -49,7 +50,7 @@ export function launchWorkers(config: DaemonConfig, host: string = ''): Launched
     head: cluster?.head ?? true,
     growable: cluster !== undefined,
     restores: cluster?.head === true && cluster.store !== MEMORY_STORE,
-    leaseMs: cluster?.nodeTimeoutMs ?? ALONE.leaseMs,
+    leaseMs: cluster === undefined ? ALONE.leaseMs : nodeLeaseMs(cluster.nodeTimeoutMs),
   }
   const machine = new MachineState(nodeConfig, role, process.env['BEAMLINE_VALIDATE'] === '1')
   const logs = new Logs(join(session.dir, 'logs'), (batch) => onLog(batch))

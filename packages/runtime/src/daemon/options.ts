@@ -68,7 +68,7 @@ export interface DaemonOptions {
   readonly port?: number
   /** URL of the control store: `memory:`, `sqlite:/path`, `redis://…`, `postgres://…`. */
   readonly store?: string
-  /** A node that the head has not heard of for so long is dead; default 10,000. The head tells the others. */
+  /** A node that is silent is declared dead within this time; default 10,000. The head tells the others. */
   readonly nodeTimeoutMs?: number
   /** Default 1,000, or a fifth of `nodeTimeoutMs` if that is less. The head tells the others. */
   readonly heartbeatMs?: number

@@ -68,10 +68,10 @@ export function merge(topic: string, limit: number, parts: ReadonlyMap<string, u
 /** Every node that the head knows: as it described itself, else as the head last heard of it, which may have been when that one was the head. */
 function mergeNodes(rows: readonly Row[], nodes: ReadonlyMap<string, NodeInfo>, theHead: string): Row[] {
   const own = new Map(rows.map((row) => [String(row['node']), row]))
-  return [...nodes.values()].map(({ node, pid, host, address, state, total, available, labels, queued, cause }) => {
+  return [...nodes.values()].map(({ node, pid, host, address, state, total, available, labels, queued, cause, diedMs }) => {
     const known = own.get(node)
     if (known !== undefined) return { ...known, state: state === 'ALIVE' ? known['state'] : state }
-    return { node, pid, host, address, state, head: node === theHead, total, available, labels, queued, cause: cause?.code ?? '' }
+    return { node, pid, host, address, state, head: node === theHead, total, available, labels, queued, cause: cause?.code ?? '', endMs: diedMs }
   })
 }
 

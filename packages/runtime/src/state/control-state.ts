@@ -289,8 +289,9 @@ export class ControlState {
     const member = this.nodes.members.get(node)
     if (member === undefined) return
     const cause: Failure = nodeLost(node, reason)
-    for (const old of this.nodes.bury(node, reason)) this.#record(`node/${old}`, () => undefined)
-    this.#record(`node/${node}`, () => encodeRecord({ info: { ...member.info, state: 'DEAD' }, state: 'DEAD', reason } satisfies NodeRecord))
+    const diedMs = this.#nowMs
+    for (const old of this.nodes.bury(node, reason, diedMs)) this.#record(`node/${old}`, () => undefined)
+    this.#record(`node/${node}`, () => encodeRecord({ info: { ...member.info, state: 'DEAD', diedMs }, state: 'DEAD', reason } satisfies NodeRecord))
     this.#out.push({ kind: 'node-lost', node, number: member.number, cause })
     this.#news.nodes.add(node)
     this.#news.urgent = true
@@ -426,7 +427,7 @@ export class ControlState {
       }
     }
     for (const { info, state, reason } of nodes) {
-      if (state === 'DEAD') this.nodes.addTombstone(info.node, info.number, reason)
+      if (state === 'DEAD') this.nodes.addTombstone(info.node, info.number, reason, info.diedMs ?? 0)
       else if (info.node !== this.config.self) this.nodes.remember(info, state === 'DRAINING')
     }
     this.restoring = records.size > 0

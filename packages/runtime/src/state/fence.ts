@@ -10,6 +10,9 @@ export interface FenceConfig {
   readonly headTimeoutMs: number
 }
 
+/** The head looks at the leases four times a second: the end of one that is a little shorter is seen within the timeout, if that is 2.5 s or more. */
+export const nodeLeaseMs = (nodeTimeoutMs: number): number => Math.floor(nodeTimeoutMs - Math.min(500, nodeTimeoutMs / 10))
+
 /** Time in which the workers end before the lease does. */
 export const fenceMarginMs = (leaseMs: number): number => Math.min(2_000, leaseMs / 4)
 

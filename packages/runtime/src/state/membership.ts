@@ -35,8 +35,8 @@ const NONE: Resources = { cpus: 0, gpus: 0, memoryBytes: 0, custom: {} }
 
 export class Membership {
   readonly members: Map<string, Member> = new Map()
-  /** Dead nodes and why. */
-  readonly tombstones: Map<string, { readonly number: number; readonly reason: string }> = new Map()
+  /** Dead nodes, why, and since when. */
+  readonly tombstones: Map<string, { readonly number: number; readonly reason: string; readonly diedMs: number }> = new Map()
   nextNumber = 0
   readonly #config: MembershipConfig
   #nowMs = 0
@@ -122,15 +122,15 @@ export class Membership {
   }
 
   /** It is dead. @returns tombstones that are forgotten for it */
-  bury(node: string, reason: string): string[] {
+  bury(node: string, reason: string, nowMs: number): string[] {
     const member = this.members.get(node)
     if (member === undefined) return []
     this.members.delete(node)
-    return this.addTombstone(node, member.number, reason)
+    return this.addTombstone(node, member.number, reason, nowMs)
   }
 
-  addTombstone(node: string, number: number, reason: string): string[] {
-    this.tombstones.set(node, { number, reason })
+  addTombstone(node: string, number: number, reason: string, diedMs: number): string[] {
+    this.tombstones.set(node, { number, reason, diedMs })
     this.nextNumber = Math.max(this.nextNumber, number + 1)
     const forgotten: string[] = []
     for (const old of this.tombstones.keys()) {
@@ -147,7 +147,8 @@ export class Membership {
     if (member !== undefined) return member.info
     const tombstone = this.tombstones.get(node)
     if (tombstone === undefined) return undefined
-    return { ...NO_INFO, node, number: tombstone.number, state: 'DEAD', cause: this.causeOf(node) }
+    const { number, diedMs } = tombstone
+    return { ...NO_INFO, node, number, state: 'DEAD', cause: this.causeOf(node), diedMs }
   }
 
   causeOf(node: string): Failure {

@@ -51,6 +51,8 @@ export interface NodeRow {
   readonly head: boolean
   readonly total: Resources
   readonly available: Resources
+  /** When it was declared dead. */
+  readonly endMs?: number
   /** Of nodes that answered. */
   readonly store?: { readonly fileBytes: number; readonly spareBytes: number; readonly liveBytes: number; readonly segments: number; readonly objects: number }
 }

@@ -36,6 +36,15 @@ describe('nodes', () => {
     expect(head.do(heartbeat(head, 'n1')).out.at(-1)).toEqual({ kind: 'node-refused', node: 'n1', code: 'NODE_LOST', reason: 'gone' })
   })
 
+  test('that are dead are told with the time at which that was declared, and the next head knows it too', () => {
+    const head = cluster().tick(1_000)
+    const diedMs = head.nowMs
+    head.out = []
+    head.do({ kind: 'node-left', node: 'n1', reason: 'gone' }).tick(1_000)
+    expect(views(head).flatMap(({ nodes }) => nodes)).toMatchObject([{ node: 'n1', state: 'DEAD', diedMs }])
+    expect(new Head('h2', head.records).control.nodes.infoOf('n1')).toMatchObject({ state: 'DEAD', diedMs })
+  })
+
   test('are described by what changed, not more often than ten times a second, and a new one by all there is', () => {
     const head = cluster()
     expect(head.out.filter((each) => each.kind === 'view' && each.to === 'n2')).toMatchObject([

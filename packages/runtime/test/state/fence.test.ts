@@ -1,7 +1,10 @@
 /** When a node without a head ends its workers. */
 import fc from 'fast-check'
 import { expect, test } from 'vitest'
-import { Fence, fenceMarginMs } from '../../src/state/fence.ts'
+import { Fence, fenceMarginMs, nodeLeaseMs } from '../../src/state/fence.ts'
+import { Membership } from '../../src/state/membership.ts'
+import { info } from './head.ts'
+import { amounts } from './machine.ts'
 
 const config = { leaseMs: 10_000, headTimeoutMs: 60_000 }
 
@@ -56,6 +59,24 @@ test('the node always ends before a head could have declared it dead', () => {
         }
         if (fence.deadlineMs > head - fenceMarginMs(config.leaseMs)) throw new Error(`goes on until ${fence.deadlineMs}, dead from ${head}`)
       }
+    }),
+  )
+})
+
+test('the head declares a silent node dead within the timeout, whenever it became silent', () => {
+  fc.assert(
+    fc.property(fc.integer({ min: 2_500, max: 60_000 }), fc.integer({ min: 0, max: 249 }), (timeoutMs, afterTickMs) => {
+      const nodes = new Membership({ self: 'h', leaseMs: nodeLeaseMs(timeoutMs) })
+      nodes.tick(1_000)
+      nodes.put(info('n1'))
+      const heardMs = 1_000 + afterTickMs
+      nodes.heard('n1', amounts({ cpus: 1 }), 0, 0, heardMs)
+      let nowMs = 1_000
+      do nowMs += 250
+      while (nodes.tick(nowMs).length === 0)
+      const afterMs = nowMs - heardMs
+      expect(afterMs).toBeLessThanOrEqual(timeoutMs)
+      expect(afterMs).toBeGreaterThan(nodeLeaseMs(timeoutMs))
     }),
   )
 })

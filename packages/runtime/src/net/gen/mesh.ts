@@ -95,6 +95,8 @@ export interface NodeInfo {
   storeUsedBytes: number;
   pid: number;
   head: boolean;
+  /** of DEAD: when the head declared it, by its clock */
+  diedMs?: number | undefined;
 }
 
 export interface NodeInfo_LabelsEntry {
@@ -904,6 +906,7 @@ function createBaseNodeInfo(): NodeInfo {
     storeUsedBytes: 0,
     pid: 0,
     head: false,
+    diedMs: undefined,
   };
 }
 
@@ -953,6 +956,9 @@ export const NodeInfo: MessageFns<NodeInfo> = {
     }
     if (message.head !== false) {
       writer.uint32(120).bool(message.head);
+    }
+    if (message.diedMs !== undefined) {
+      writer.uint32(129).double(message.diedMs);
     }
     return writer;
   },
@@ -1091,6 +1097,14 @@ export const NodeInfo: MessageFns<NodeInfo> = {
             }
 
             message.head = reader.bool();
+            continue;
+          }
+          case 16: {
+            if (tag !== 129) {
+              break;
+            }
+
+            message.diedMs = reader.double();
             continue;
           }
         }
