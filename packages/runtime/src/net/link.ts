@@ -297,7 +297,11 @@ export function dial<A extends Body, B extends Body>(service: Service<A, B>, add
   const session = randomBytes(12).toString('hex')
   return new SessionLink<A, B>(service.name, address, background, {
     connectMs: options.connectMs ?? Number.POSITIVE_INFINITY,
-    probe: (timeoutMs) => probe(address, timeoutMs),
+    probe: async (timeoutMs, failed) => {
+      await probe(address, timeoutMs)
+      if (failed && !options.tls && (await speaksTls(address, timeoutMs)))
+        throw new BeamlineError('TLS_REFUSED', { address, reason: 'it takes encrypted connections only, and this process has no certificates' })
+    },
     open: (received, opened) => {
       const headers = { [SESSION]: session, [RECEIVED]: String(received), ...(opened ? { [OPENED]: '1' } : {}), ...(options.to ? { [TO]: options.to } : {}) }
       return dialledConnection(openStream(service, address, token, options, headers), address)
@@ -364,6 +368,23 @@ function probe(address: string, timeoutMs: number): Promise<void> {
       clearTimeout(timer)
       reject(error)
     })
+  })
+}
+
+/** Whether TLS is spoken there, with whatever certificate. */
+async function speaksTls(address: string, timeoutMs: number): Promise<boolean> {
+  const { connect: connectTls } = await import('node:tls')
+  return new Promise((resolve) => {
+    const socket = connectTls({ ...hostPort(address), rejectUnauthorized: false, timeout: timeoutMs })
+    const end = (spoken: boolean): void => {
+      socket.destroy()
+      resolve(spoken)
+    }
+    socket.unref()
+    socket.once('secureConnect', () => end(true))
+    socket.once('timeout', () => end(false))
+    socket.once('close', () => end(false))
+    socket.on('error', () => end(false))
   })
 }
 

@@ -62,8 +62,12 @@ export interface Connection<Out, In> {
 
 /** How a link finds its other end again. */
 export interface Dialler<Out, In> {
-  /** Resolves when somebody listens there. */
-  probe(timeoutMs: number): Promise<void>
+  /**
+   * Resolves when somebody listens there.
+   *
+   * @param failed - the attempts so far got no answer: the reason may be one for which no further attempt helps
+   */
+  probe(timeoutMs: number, failed: boolean): Promise<void>
   /** @param opened - the other end has answered before: it must know the session */
   open(received: number, opened: boolean): Connection<Out, In>
   /** Give up when there was no answer at all in this time. */
@@ -338,11 +342,13 @@ export class SessionLink<Out extends { body?: { $case: string } | undefined }, I
     const dialler = this.#dialler as Dialler<Out, In>
     let pauseMs = RETRY_MS
     let answerMs = ANSWER_MS
+    let failed = false
     while (this.#open) {
       const startedAt = performance.now()
       try {
-        await dialler.probe(CONNECT_MS)
+        await dialler.probe(CONNECT_MS, failed)
         if (!this.#open) break
+        failed = !this.#opened
         await this.#attempt(dialler, answerMs)
         if (this.#connection) break
       } catch (cause) {

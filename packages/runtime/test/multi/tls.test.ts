@@ -99,6 +99,6 @@ test('a program on a machine without a daemon joins with the certificates of the
   expect(await byOption.event('sum')).toMatchObject({ value: 6_000_000 })
   await byOption.finished()
   const without = head.driver(program, { env: outside('c') })
-  expect((await without.event('refused'))['message']).toContain(cluster.headAddress)
+  expect((await without.event('refused'))['message']).toContain(`no TLS connection with ${cluster.headAddress}: it takes encrypted connections only`)
   await without.finished()
 })

@@ -91,7 +91,14 @@ test('a process without a certificate gets no connection', async () => {
   const link = open(address, { tls: { ...tls, channel: () => grpc.credentials.createSsl(readFileSync(tlsFilesIn(join(dir, 'ours')).ca)) } })
   link.send(message(0))
   expect(await link.closed).toMatchObject({ code: 'TLS_REFUSED' })
-  expect(await open(address, {}).closed).toBeInstanceOf(Error)
+  expect(got).toEqual([])
+})
+
+test('a process that does not know that connections are encrypted is told so at once', async () => {
+  const { address, got } = await start({ tls })
+  const link = dial(PEER_SERVICE, address, 'secret')
+  link.send(message(0))
+  expect(await link.closed).toMatchObject({ code: 'TLS_REFUSED', details: { address, reason: expect.stringContaining('encrypted connections only') } })
   expect(got).toEqual([])
 })
 
