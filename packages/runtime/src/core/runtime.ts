@@ -558,9 +558,9 @@ export class Runtime implements ReferencePort, PeerPort {
     this.peers.close()
     if (!this.lost) {
       const closed = once(this.events, 'closed')
+      this.sendToNode({ body: { $case: 'shutdown', value: { reason, cluster: false } } })
       // A node that stops closes the link when all its workers are gone and what they printed is here.
-      if (shutdown) this.sendToNode({ body: { $case: 'shutdown', value: { reason, cluster: false } } })
-      else this.#node.close()
+      if (!shutdown) this.#node.close()
       const late = new Promise((resolve) => setTimeout(resolve, LIMITS.shutdownMs).unref())
       await this.keepAlive.during(Promise.race([closed, late]))
     }

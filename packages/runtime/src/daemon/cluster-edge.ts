@@ -10,7 +10,7 @@ import { hostname } from 'node:os'
 import { join } from 'node:path'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
-import type { ClusterView, Heartbeat, NodeInfo, ProcessInfo, Register } from '../net/gen/mesh.ts'
+import type { ClusterView, Heartbeat, NodeInfo, ProcessGone, ProcessInfo, Register } from '../net/gen/mesh.ts'
 import type { Drain, Failure, ObjectPin, ObjectRecover, ProcessMessage, StoredPlace } from '../net/gen/node.ts'
 import { checkListen } from '../net/endpoint.ts'
 import { faultsOfEnvironment } from '../net/faults.ts'
@@ -447,11 +447,11 @@ export class ClusterEdge {
   }
 
   /** A process of this node ended. */
-  detached(process: string, cause: Failure | undefined): void {
+  detached(process: string, inOrder: boolean): void {
     this.#moved.delete(process)
     this.#unsent = this.#unsent.filter((message) => message.process !== process)
     this.packages.gone(process)
-    for (const node of this.#introduced.get(process) ?? []) this.mesh.send(node, { $case: 'processGone', value: { process, cause } })
+    for (const node of this.#introduced.get(process) ?? []) this.mesh.send(node, { $case: 'processGone', value: { process, inOrder } })
     this.#introduced.delete(process)
     this.#plane?.processGone(process)
   }
@@ -549,10 +549,10 @@ export class ClusterEdge {
         return message?.body && this.#toProcess(node, id, message.body)
       }
       case 'processGone':
-        return this.#processGone(node, body.value.process, body.value.cause)
+        return this.#processGone(node, body.value)
       case 'processQuestion': {
         const { process } = body.value
-        if (!this.#local().some((info) => info.process === process)) this.mesh.send(node, { $case: 'processGone', value: { process, cause: undefined } })
+        if (!this.#local().some((info) => info.process === process)) this.mesh.send(node, { $case: 'processGone', value: { process, inOrder: false } })
         return
       }
       case 'nodeQuery': {
@@ -598,14 +598,14 @@ export class ClusterEdge {
     } else if (this.isHead && this.#remote.has(id)) this.sendToProcess(id, undefined, body)
   }
 
-  #processGone(node: string, process: string, cause: Failure | undefined): void {
+  #processGone(node: string, { process, inOrder }: ProcessGone): void {
     const port = this.#port as ClusterPort
-    for (const asker of this.#suspects.get(process) ?? []) port.deliver(asker, { $case: 'processLost', value: { process, cause } })
+    for (const asker of this.#suspects.get(process) ?? []) port.deliver(asker, { $case: 'processLost', value: { process, cause: undefined } })
     this.#suspects.delete(process)
     if (this.#remote.get(process)?.node !== node) return
     this.#remote.delete(process)
     this.#moved.delete(process)
-    port.handle({ kind: 'process-lost', process, clean: cause === undefined })
+    port.handle({ kind: 'process-lost', process, clean: inOrder })
     port.remoteGone(process)
   }
 

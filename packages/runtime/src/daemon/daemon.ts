@@ -43,6 +43,8 @@ const log = debug('daemon')
 interface Attached {
   readonly link: NodeLink
   readonly hello: Hello
+  /** It said that it leaves. */
+  leaves: boolean
 }
 
 export class Daemon {
@@ -196,15 +198,12 @@ export class Daemon {
       if (body.$case !== 'hello') return link.close()
       attached = this.#hello(link, body.value)
     })
-    link.onClose((error) => {
+    link.onClose(() => {
       if (attached === undefined || this.#links.get(attached.hello.process) !== attached) return
       this.#links.delete(attached.hello.process)
       log(() => `${attached?.hello.kind} ${attached?.hello.process} detached`)
-      this.#handle({ kind: 'process-lost', process: attached.hello.process, clean: error === undefined })
-      this.#cluster?.detached(
-        attached.hello.process,
-        error === undefined ? undefined : { code: 'NODE_DIED', detailsJson: JSON.stringify({ reason: error.message }) },
-      )
+      this.#handle({ kind: 'process-lost', process: attached.hello.process, clean: attached.leaves })
+      this.#cluster?.detached(attached.hello.process, attached.leaves)
       this.#queries.processLost(attached.hello.process)
       // One that was killed could not.
       rmSync(join(this.#config.session.dir, `${attached.hello.process}.sock`), { force: true })
@@ -224,7 +223,7 @@ export class Daemon {
     if (this.#stopping !== undefined) return refuse('the node stops')
     if (kind === 'worker' && this.#launched.machine.node.tables.workers.get(id)?.state !== 'starting') return refuse('this node did not start that worker')
     if (kind === 'driver' && job === undefined) return refuse('a driver must describe its job')
-    const attached = { link, hello }
+    const attached = { link, hello, leaves: false }
     this.#links.set(id, attached)
     log(() => `${kind} ${id} (pid ${pid}) attached`)
     const { session, total, storeBytes } = this.#config
@@ -309,11 +308,12 @@ export class Daemon {
         return
       }
       case 'shutdown':
+        from.leaves = true
         // A driver that only attached must not end the cluster of others.
         if (kind === 'cli' || (this.#config.embedded && pid === this.#config.starterPid)) {
           this.#forget = body.value.cluster
           // The program ended in order, whatever becomes of its links.
-          if (kind === 'driver') this.#cluster?.detached(process, undefined)
+          if (kind === 'driver') this.#cluster?.detached(process, true)
           void this.stop(body.value.reason, STOP_GRACE_MS)
         }
         return

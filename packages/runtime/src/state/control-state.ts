@@ -126,7 +126,7 @@ export class ControlState {
       case 'process-attached':
         return this.#processAttached(event)
       case 'process-lost':
-        return this.#processLost(event.process, event.clean === false ? 'its driver did not end in order' : '')
+        return this.#processLost(event.process, event.clean === false ? 'its driver was killed, or ended without shutdown()' : '')
       case 'worker-bound':
         this.#jobOf.set(event.worker, event.job)
         return

@@ -39,7 +39,7 @@ export type ProcessEvent =
       readonly job: JobConfig | undefined
       readonly jobId?: string
     }
-  /** `clean` false: a driver that did not end in order. */
+  /** `clean` false: a driver that did not say that it leaves. */
   | { readonly kind: 'process-lost'; readonly process: string; readonly clean?: boolean }
   | { readonly kind: 'tick'; readonly nowMs: number }
 

@@ -105,7 +105,8 @@ describe('a head and a node that joined', () => {
     })
     expect(await reader.event('read')).toMatchObject({ value: 'hello' })
     await reader.exited
-    await creator[Symbol.asyncDispose]()
+    creator.write('go\n')
+    await creator.finished()
   })
 
   test('a placement group over both nodes is created, used and removed', async () => {
@@ -173,6 +174,30 @@ describe('a head and a node that joined', () => {
       const jobs = await node.list<{ state: string }>('jobs')
       expect(new Set(jobs.map(({ state }) => state))).toEqual(new Set(['SUCCEEDED']))
     }
+  })
+
+  test('the job of a program that was killed, on either node, has failed', async () => {
+    const failed = async (): Promise<{ state: string; reason: string }[]> =>
+      (await head.list<{ state: string; reason: string }>('jobs')).filter(({ state }) => state !== 'SUCCEEDED')
+    for (const [index, node] of [head, other].entries()) {
+      const driver = node.driver(async ({ init }, { tell }) => {
+        await init()
+        setInterval(() => {}, 1_000)
+        tell('joined')
+      })
+      await driver.event('joined')
+      driver.kill('SIGKILL')
+      await until('end of the job', async () => {
+        const states = (await failed()).map(({ state }) => state)
+        return (
+          states.join() ===
+            Array(index + 1)
+              .fill('FAILED')
+              .join() || states.join()
+        )
+      })
+    }
+    for (const { reason } of await failed()) expect(reason).toBe('its driver was killed, or ended without shutdown()')
   })
 })
 

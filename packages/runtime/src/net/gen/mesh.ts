@@ -213,9 +213,10 @@ export interface ToProcess {
   message: NodeMessage | undefined;
 }
 
+/** in_order: it said so; one that was killed could not. */
 export interface ProcessGone {
   process: string;
-  cause: Failure | undefined;
+  inOrder: boolean;
 }
 
 /** Is that process of yours alive? Answered by ProcessGone if not. */
@@ -2293,7 +2294,7 @@ export const ToProcess: MessageFns<ToProcess> = {
 };
 
 function createBaseProcessGone(): ProcessGone {
-  return { process: "", cause: undefined };
+  return { process: "", inOrder: false };
 }
 
 export const ProcessGone: MessageFns<ProcessGone> = {
@@ -2301,8 +2302,8 @@ export const ProcessGone: MessageFns<ProcessGone> = {
     if (message.process !== "") {
       writer.uint32(10).string(message.process);
     }
-    if (message.cause !== undefined) {
-      Failure.encode(message.cause, writer.uint32(18).fork()).join();
+    if (message.inOrder !== false) {
+      writer.uint32(16).bool(message.inOrder);
     }
     return writer;
   },
@@ -2329,11 +2330,11 @@ export const ProcessGone: MessageFns<ProcessGone> = {
             continue;
           }
           case 2: {
-            if (tag !== 18) {
+            if (tag !== 16) {
               break;
             }
 
-            message.cause = Failure.decode(reader, reader.uint32());
+            message.inOrder = reader.bool();
             continue;
           }
         }

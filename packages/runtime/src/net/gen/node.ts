@@ -414,6 +414,7 @@ export interface QueryReply {
   silent: string[];
 }
 
+/** The process leaves in order. One that may, the command line and the program of an embedded daemon, ends the daemon with it. */
 export interface Shutdown {
   reason: string;
   cluster: boolean;
