@@ -1,7 +1,7 @@
 /**
- * Three projects. `unit`: one module at a time, in parallel. `cluster`: real daemons, workers and programs, one file after the other, because each
- * starts processes of its own and some of them measure time. `multi`: clusters of several nodes, their networks and servers, which wait more than they
- * work: two files at a time. Packages are imported by name from their sources: no build is needed before a test.
+ * Two projects. `unit`: one module at a time, in parallel. `cluster`: real daemons, workers and programs, clusters of several nodes, their networks and
+ * servers: three files at a time on two CPUs, since they wait more than they work. Packages are imported by name from their sources: no build is needed
+ * before a test.
  */
 import { defineConfig } from 'vitest/config'
 
@@ -13,16 +13,7 @@ const everyProject = {
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: ['@beamline/source', 'node'] } },
 }
-const clusterTests = ['packages/*/test/cluster/**/*.test.ts', 'examples/**/*.test.ts', 'release-tests/test/cluster/**/*.test.ts']
-const multiTests = ['packages/*/test/{multi,store,testing}/**/*.test.ts']
-const withProcesses = {
-  exclude: ['**/node_modules/**'],
-  setupFiles: ['tools/leftovers.ts'],
-  pool: 'forks' as const,
-  execArgv: ['--conditions=@beamline/source', '--expose-gc'],
-  testTimeout: 60_000,
-  hookTimeout: 60_000,
-}
+const clusterTests = ['packages/*/test/{cluster,multi,store,testing}/**/*.test.ts', 'examples/**/*.test.ts', 'release-tests/test/cluster/**/*.test.ts']
 
 export default defineConfig({
   test: {
@@ -33,20 +24,29 @@ export default defineConfig({
         test: {
           name: 'unit',
           include: ['packages/*/test/**/*.test.ts', 'release-tests/**/*.test.ts', 'tools/**/*.test.ts'],
-          exclude: ['**/node_modules/**', ...clusterTests, ...multiTests],
+          exclude: ['**/node_modules/**', ...clusterTests],
           pool: 'forks',
           execArgv: ['--conditions=@beamline/source', '--expose-gc'],
           testTimeout: 20_000,
           maxWorkers: '100%',
-          // Not 0: files of a project with one worker and no order of its own would run after all others.
           sequence: { groupOrder: 1 },
         },
       },
       {
         ...everyProject,
-        test: { ...withProcesses, name: 'cluster', include: clusterTests, fileParallelism: false, maxWorkers: 1, sequence: { groupOrder: 2 } },
+        test: {
+          name: 'cluster',
+          include: clusterTests,
+          exclude: ['**/node_modules/**'],
+          setupFiles: ['tools/leftovers.ts'],
+          pool: 'forks',
+          execArgv: ['--conditions=@beamline/source', '--expose-gc'],
+          testTimeout: 60_000,
+          hookTimeout: 60_000,
+          maxWorkers: 3,
+          sequence: { groupOrder: 2 },
+        },
       },
-      { ...everyProject, test: { ...withProcesses, name: 'multi', include: multiTests, maxWorkers: 2, sequence: { groupOrder: 3 } } },
     ],
   },
 })

@@ -1,6 +1,6 @@
 /**
- * What the programs of a test file left: processes that inherited its temporary folder, sessions in that folder, and shared memory of those
- * sessions. Processes are found on Linux only.
+ * What the programs of a test file left: processes that inherited its temporary folder, sessions in that folder, and shared memory in its folder for
+ * that. Processes are found on Linux only.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -11,11 +11,15 @@ export const graceMs = 5_000
 
 export class LeftBehind {
   readonly #folder: string
-  readonly #before: ReadonlySet<string> = new Set(sharedMemory())
+  readonly #store: string
 
-  /** @param folder - BEAMLINE_TMPDIR of everything that the tests start */
-  constructor(folder: string) {
+  /**
+   * @param folder - BEAMLINE_TMPDIR of everything that the tests start
+   * @param store - its BEAMLINE_STORE_DIR
+   */
+  constructor(folder: string, store: string) {
     this.#folder = folder
+    this.#store = store
   }
 
   /** What is left once everything had time to go; usually nothing, at once. */
@@ -43,9 +47,7 @@ export class LeftBehind {
     return [
       ...this.#processes().map((pid) => `process ${pid}: ${text(`/proc/${pid}/cmdline`).replaceAll('\0', ' ')}`),
       ...sessions.map((path) => `session ${path}`),
-      ...sharedMemory()
-        .filter((path) => !this.#before.has(path) && !this.#isForeign(path))
-        .map((path) => `shared memory ${path}`),
+      ...list(this.#store).map((name) => `shared memory ${join(this.#store, name)}`),
     ]
   }
 
@@ -53,15 +55,6 @@ export class LeftBehind {
     return list('/proc').filter(
       (name) => /^\d+$/.test(name) && Number(name) !== process.pid && text(`/proc/${name}/environ`).split('\0').includes(`BEAMLINE_TMPDIR=${this.#folder}`),
     )
-  }
-
-  /** Whether a process that these tests did not start uses this folder: another cluster on the same machine. */
-  #isForeign(path: string): boolean {
-    return list('/proc').some((pid) => {
-      if (!/^\d+$/.test(pid)) return false
-      const environment = text(`/proc/${pid}/environ`)
-      return !environment.includes(this.#folder) && (environment.includes(path) || text(`/proc/${pid}/maps`).includes(path))
-    })
   }
 }
 
@@ -71,13 +64,6 @@ function kill(pid: number): void {
   } catch {
     // It ended between the look and the signal.
   }
-}
-
-/** Store folders of this user, also those of clusters that have nothing to do with these tests. */
-function sharedMemory(): string[] {
-  return list('/dev/shm')
-    .filter((name) => name.startsWith(`beamline-${process.getuid?.() ?? 0}-`))
-    .map((name) => join('/dev/shm', name))
 }
 
 function list(path: string): string[] {

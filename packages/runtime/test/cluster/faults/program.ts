@@ -10,7 +10,7 @@ import { type ProgramEvent as Event, type ProgramExit as Exit, Program as AnyPro
 
 export type { Event }
 
-const leftBehind = new LeftBehind(process.env['BEAMLINE_TMPDIR'] ?? '')
+const leftBehind = new LeftBehind(process.env['BEAMLINE_TMPDIR'] ?? '', process.env['BEAMLINE_STORE_DIR'] ?? '')
 
 afterEach(async () => {
   const left = await leftBehind.found()
@@ -20,7 +20,7 @@ afterEach(async () => {
 
 export interface ProgramOptions {
   readonly args?: readonly string[]
-  readonly env?: Readonly<Record<string, string>>
+  readonly env?: Readonly<Record<string, string | undefined>>
   /** Flags of Node. */
   readonly flags?: readonly string[]
   /** Command in front of Node, such as one that changes its view of the file system. */

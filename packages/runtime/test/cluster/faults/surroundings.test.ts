@@ -27,7 +27,7 @@ test('a full store refuses with the holders named, and a put that waits gets the
 })
 
 test.skipIf(!tinyMemory)('full shared memory is an error of the put that met it, and hurts nothing else', async () => {
-  const program = start(['sharedMemoryFull'], { under: tinyMemory ?? [], flags: ['--expose-gc'] })
+  const program = start(['sharedMemoryFull'], { under: tinyMemory ?? [], flags: ['--expose-gc'], env: { BEAMLINE_STORE_DIR: undefined } })
   const full = await program.event('full')
   expect(full).toMatchObject({ error: { code: 'STORE_UNAVAILABLE', details: { reason: expect.stringMatching(/ENOSPC/) as unknown } } })
   expect(full['kept']).toBeGreaterThan(2)
