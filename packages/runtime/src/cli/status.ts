@@ -27,8 +27,8 @@ interface NodeRow {
 
 interface Status {
   readonly cluster: string
-  readonly sessionDir: string
-  readonly uptimeMs: number
+  /** Absent, like actors and groups: the head did not answer. */
+  readonly uptimeMs?: number
   readonly nodes: readonly NodeRow[]
   readonly drivers: readonly { readonly driver: string; readonly pid: number; readonly name: string }[]
   readonly leases: number
@@ -40,15 +40,16 @@ interface Status {
     readonly backlog?: number
     readonly waitedMs: number
   }[]
-  readonly actors: Readonly<Record<string, number>>
-  readonly groups: Readonly<Record<string, number>>
+  readonly actors?: Readonly<Record<string, number>>
+  readonly groups?: Readonly<Record<string, number>>
   readonly tasks: Readonly<Record<string, number>>
 }
 
-const counts = (by: Readonly<Record<string, number>>): string =>
-  Object.entries(by)
-    .map(([state, count]) => `${count.toLocaleString('en-US')} ${state.toLowerCase()}`)
-    .join(', ') || 'none'
+function counts(by: Readonly<Record<string, number>> | undefined): string {
+  if (by === undefined) return 'not known: the head does not answer'
+  const parts = Object.entries(by).map(([state, count]) => `${count.toLocaleString('en-US')} ${state.toLowerCase()}`)
+  return parts.join(', ') || 'none'
+}
 
 function usage(total: Resources, available: Resources): string {
   const parts = [`${(total.cpus - available.cpus) / UNIT} of ${total.cpus / UNIT} cpus`]
@@ -85,7 +86,7 @@ export async function status(address: string | undefined, json: boolean): Promis
   await using client = await ClusterClient.connect(address)
   const answer = await client.query<Status>('status', 0)
   if (json) return printJson({ address: client.address, ...answer, silent: [...client.silent] })
-  print(`${pico.bold(`cluster ${answer.cluster}`)} at ${client.address}, up for ${formatMs(answer.uptimeMs)}`)
+  print(`${pico.bold(`cluster ${answer.cluster}`)} at ${client.address}${answer.uptimeMs === undefined ? '' : `, up for ${formatMs(answer.uptimeMs)}`}`)
   for (const node of answer.nodes) printNode(node)
   for (const node of client.silent) note(`node ${node} did not answer; what it knows is missing`)
   print(`drivers  ${answer.drivers.map((driver) => `${clean(driver.name)} (pid ${driver.pid})`).join(', ') || 'none'}`)

@@ -9,6 +9,7 @@ export const IS_OF_HEAD: ReadonlySet<string> = new Set(['actors', 'groups', 'job
 type Row = Readonly<Record<string, unknown>>
 
 interface Status {
+  readonly cluster: string
   readonly nodes: readonly Row[]
   readonly drivers: readonly Row[]
   readonly leases: number
@@ -31,6 +32,7 @@ export function merge(topic: string, limit: number, parts: ReadonlyMap<string, u
       const each = all as Status[]
       const total = (pick: (status: Status) => number): number => each.reduce((sum, status) => sum + pick(status), 0)
       return {
+        cluster: each[0]?.cluster,
         ...(parts.get(head) as Status | undefined),
         nodes: mergeNodes(
           each.flatMap((status) => status.nodes),

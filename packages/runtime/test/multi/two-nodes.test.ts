@@ -199,6 +199,16 @@ describe('a head and a node that joined', () => {
     }
     for (const { reason } of await failed()) expect(reason).toBe('its driver was killed, or ended without shutdown()')
   })
+
+  test('status of a node whose head is silent says what is not known', async () => {
+    head.pause()
+    const status = (await other.cli('status')) as string
+    head.resume()
+    expect(status).toMatch(/^cluster [0-9a-f]{16} at unix:\S+\n/)
+    expect(status).toMatch(new RegExp(`node ${other.id} ALIVE.*\\n.*\\n  workers  \\d+ idle`))
+    expect(status).toContain('actors   not known: the head does not answer\n')
+    expect(status).toContain('groups   not known: the head does not answer\n')
+  })
 })
 
 test('a node that stops in order leaves at once, and its id does not come back', async () => {
