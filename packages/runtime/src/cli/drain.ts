@@ -16,9 +16,16 @@ export async function drain(
 ): Promise<void> {
   await using client = await ClusterClient.connect(address)
   const nodes = await client.query<{ node: string; state: string }[]>('nodes', 0)
-  const named = nodes.filter(({ node, state }) => node.startsWith(wanted) && state !== 'DEAD')
+  const named = nodes.filter(({ node, state }) => wanted !== '' && node.startsWith(wanted) && state !== 'DEAD')
   const [node] = named
-  if (node === undefined) throw new CommandError(EXIT.failure, `there is no node ${wanted}; there are ${nodes.map((each) => each.node).join(', ')}`)
+  if (node === undefined)
+    throw new CommandError(
+      EXIT.failure,
+      `there is no node ${JSON.stringify(wanted)}; there are ${nodes
+        .filter(({ state }) => state !== 'DEAD')
+        .map((each) => each.node)
+        .join(', ')}`,
+    )
   if (named.length > 1) throw new CommandError(EXIT.failure, `${wanted} could be ${named.map((each) => each.node).join(', ')}`)
   const startedAt = performance.now()
   let last = ''

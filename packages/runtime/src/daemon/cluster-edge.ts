@@ -495,11 +495,11 @@ export class ClusterEdge {
       const message: MessageBody = { $case: 'drained', value: { request, failure } }
       if (this.#port?.deliver(process, message) !== true) this.sendToProcess(process, undefined, message)
     }
-    const { state, head } = this.#nodes.get(node) ?? {}
+    const state = this.#nodes.get(node)?.state
     const refuse = (got: string, expected: string): void =>
       fail({ code: 'INVALID_ARGUMENT', detailsJson: JSON.stringify({ what: 'the node to drain', got, expected }) })
+    if (node === this.config.session.node) return refuse(`${node}, the head`, 'another node: the cluster ends with its head; `beamline stop` ends it')
     if (state === undefined) return refuse(node, `one of ${[...this.#nodes.keys()].join(', ')}`)
-    if (head === true) return refuse(`${node}, the head`, 'another node: the cluster ends with its head')
     if (state === 'DEAD') return fail(undefined)
     this.#drains.set(node, [...(this.#drains.get(node) ?? []), { process, request }])
     this.#port?.handle({ kind: 'node-drain', node, reason })

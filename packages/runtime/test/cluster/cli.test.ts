@@ -29,7 +29,7 @@ async function beamline(args: string[], env: Record<string, string> = {}): Promi
   return { status, stdout, stderr }
 }
 
-let head: { address: string; cluster: string; sessionDir: string; storeDir: string; pid: number; tokenFile: string }
+let head: { address: string; cluster: string; node: string; sessionDir: string; storeDir: string; pid: number; tokenFile: string }
 
 test('without a cluster every question ends with status 3', async () => {
   for (const args of [['status'], ['list', 'tasks', '--json'], ['timeline'], ['stop'], ['status', '--address', 'unix:/nowhere/node.sock']]) {
@@ -124,6 +124,19 @@ describe('with a head that runs', () => {
     expect(text).toContain(`cluster ${head.cluster} at ${head.address}`)
     expect(text).toMatch(/in use +0 of 2 cpus, .*, 0 of 2 "tape"/)
     expect(text).toMatch(/store +0 B in 0 objects, 0 B of 64\.0 MiB reserved\n/)
+  })
+
+  test('a node that cannot be drained is named, with those that could be', async () => {
+    const { node } = head
+    for (const wanted of ['', 'nobody']) {
+      const { status, stderr } = await beamline(['drain', wanted])
+      expect([status, stderr]).toEqual([1, `error: there is no node ${JSON.stringify(wanted)}; there are ${node}\n`])
+    }
+    const { status, stderr } = await beamline(['drain', node.slice(0, 6)])
+    expect([status, stderr]).toEqual([
+      1,
+      `error: the node to drain is ${node}, the head; expected another node: the cluster ends with its head; \`beamline stop\` ends it\n`,
+    ])
   })
 
   test('a wrong token ends with status 1', async () => {
