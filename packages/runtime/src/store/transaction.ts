@@ -39,7 +39,7 @@ export interface Row {
 export interface Loaded {
   readonly revision: number
   readonly nowMs: number
-  /** At least the rows that the transactions name. */
+  /** At least those of {@link keysOf}. */
   readonly rows: { get(key: string): Row | undefined }
   /** Keys whose leases are over. */
   readonly due: readonly string[]
@@ -64,12 +64,12 @@ export function tracesToDrop(before: number, after: number): number | undefined 
   return after > TRACES_KEPT && swept(before) !== swept(after) ? after - TRACES_KEPT : undefined
 }
 
-/** Keys whose rows must be loaded. */
+/** Keys whose rows must be loaded: what is there does not matter to a `put` without a condition. */
 export function keysOf(transactions: readonly Transaction[]): Set<string> {
   const keys = new Set<string>()
   for (const { conditions, operations } of transactions) {
     for (const { key } of conditions) keys.add(key)
-    for (const { key } of operations) keys.add(key)
+    for (const { key, kind } of operations) if (kind !== 'put') keys.add(key)
   }
   return keys
 }
