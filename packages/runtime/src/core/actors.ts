@@ -500,7 +500,8 @@ export class Actors {
     if (!client.announced || (force && noRestart)) {
       this.#died(client, new BeamlineError('ACTOR_DIED', { actor: client.id, className: client.description.className, reason }))
     }
-    const message: ProcessMessage = { body: { $case: 'actorStop', value: { actor: client.id, force, noRestart, reason } } }
+    const incarnation = noRestart || client.state === 'PENDING' ? undefined : client.incarnation
+    const message: ProcessMessage = { body: { $case: 'actorStop', value: { actor: client.id, force, noRestart, reason, incarnation } } }
     if (client.announced) this.#stopping.set(client.id, message)
     this.#runtime.sendToNode(message)
   }

@@ -229,6 +229,8 @@ export class ActorTable {
       if (this.#askedToEnd.get(actor)?.noRestart !== true) this.#askedToEnd.set(actor, stop)
       return
     }
+    // It began again before it was killed.
+    if (!stop.noRestart && stop.force && actor.incarnation > (stop.incarnation ?? actor.incarnation)) return
     if (actor.state === 'PENDING' || actor.state === 'RESTARTING') {
       if (!stop.noRestart && stop.force) return
       this.#release(actor, true, reason)

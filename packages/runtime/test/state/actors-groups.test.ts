@@ -7,7 +7,7 @@ import { amounts, JOB, nodeConfig, ONE_CPU, shape, TestMachine, worker } from '.
 const started = (machine: TestMachine, actor: string, n: number, error: string = ''): TestMachine =>
   machine.do({ kind: 'actor-started', process: worker(n), started: { actor, error: Buffer.from(error), errorText: error } })
 const watch = (machine: TestMachine, process: string, actor: string): TestMachine => machine.do({ kind: 'actor-watch', process, actor })
-const stop = (machine: TestMachine, actor: string, how: { force?: boolean; noRestart?: boolean } = {}): TestMachine =>
+const stop = (machine: TestMachine, actor: string, how: { force?: boolean; noRestart?: boolean; incarnation?: number } = {}): TestMachine =>
   machine.do({ kind: 'actor-stop', process: 'd1', stop: { actor, force: false, noRestart: true, reason: 'enough', ...how } })
 const states = (machine: TestMachine, process: string): unknown[] =>
   machine
@@ -118,6 +118,17 @@ test('a kill that allows a restart restarts', () => {
   started(machine, 'a1', 1).take()
   expect(stop(machine, 'a1', { force: true, noRestart: false }).take()).toMatchObject([{ kind: 'worker-stop', force: true }])
   expect(stateOf(machine.exit(1, { signal: 'SIGKILL' }), 'a1')).toBe('RESTARTING')
+})
+
+test('a kill that allows a restart comes too late for an actor that restarted before, and one for good never does', () => {
+  const machine = new TestMachine().driver('d1').actor('d1', 'a1', { maxRestarts: 2 }).up(1)
+  started(machine, 'a1', 1).exit(1).up(2)
+  started(machine, 'a1', 2).take()
+  expect(stop(machine, 'a1', { force: true, noRestart: false, incarnation: 0 }).take()).toEqual([])
+  expect(stop(machine, 'a1', { force: true, noRestart: false, incarnation: 1 }).take()).toMatchObject([{ kind: 'worker-stop', worker: worker(2) }])
+  machine.exit(2, { signal: 'SIGKILL' }).up(3)
+  started(machine, 'a1', 3).take()
+  expect(stop(machine, 'a1', { force: true, noRestart: true, incarnation: 1 }).take()).toMatchObject([{ kind: 'worker-stop', worker: worker(3) }])
 })
 
 test('an actor ends with its owner unless it is detached', () => {

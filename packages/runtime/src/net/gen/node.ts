@@ -249,6 +249,8 @@ export interface ActorStop {
   force: boolean;
   noRestart: boolean;
   reason: string;
+  /** of one that may restart: which one is to end; a later one has nothing to do with it */
+  incarnation?: number | undefined;
 }
 
 export interface ActorLookup {
@@ -2547,7 +2549,7 @@ export const ActorWatch: MessageFns<ActorWatch> = {
 };
 
 function createBaseActorStop(): ActorStop {
-  return { actor: "", force: false, noRestart: false, reason: "" };
+  return { actor: "", force: false, noRestart: false, reason: "", incarnation: undefined };
 }
 
 export const ActorStop: MessageFns<ActorStop> = {
@@ -2563,6 +2565,9 @@ export const ActorStop: MessageFns<ActorStop> = {
     }
     if (message.reason !== "") {
       writer.uint32(34).string(message.reason);
+    }
+    if (message.incarnation !== undefined) {
+      writer.uint32(40).uint32(message.incarnation);
     }
     return writer;
   },
@@ -2610,6 +2615,14 @@ export const ActorStop: MessageFns<ActorStop> = {
             }
 
             message.reason = reader.string();
+            continue;
+          }
+          case 5: {
+            if (tag !== 40) {
+              break;
+            }
+
+            message.incarnation = reader.uint32();
             continue;
           }
         }
