@@ -65,8 +65,8 @@ export const LIMITS = {
   functionsKeptMax: 1_000,
   /** Files of a program's code that travel to other machines, before compression. */
   packageBytesMax: 268_435_456,
-  /** Parts in which packed code travels and is stored. */
-  packageChunkBytes: 1_048_576,
+  /** Parts in which packed code travels and is stored: small enough that the heartbeats behind them are not late on a poor network. */
+  packageChunkBytes: 131_072,
   /** Packed code that the head keeps in its control store… */
   packageStoreBytes: 4_294_967_296,
   /** …or in memory, when it has none. */

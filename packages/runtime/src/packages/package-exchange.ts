@@ -38,6 +38,8 @@ export class PackageExchange {
   readonly #options: PackageExchangeOptions
   /** By sender and digest: what came so far. */
   readonly #uploads: Map<string, Upload> = new Map()
+  /** By digest: what is on its way to the head, once for all programs that gave it. */
+  readonly #sending: Map<string, Promise<void>> = new Map()
   readonly #asked: Map<number, (answer: PackageChunk) => void> = new Map()
   #lastRequest = 0
 
@@ -166,8 +168,10 @@ export class PackageExchange {
   async #keep(digest: string, bytes: Buffer): Promise<void> {
     if (createHash('sha256').update(bytes).digest('hex') !== digest) throw new Error(`packed code ${digest} arrived damaged`)
     const { blobs } = this.#options
-    if (blobs) await blobs.put(digest, bytes)
-    else await this.#send(digest, bytes)
+    if (blobs) return blobs.put(digest, bytes)
+    const sending = this.#sending.get(digest) ?? this.#send(digest, bytes).finally(() => this.#sending.delete(digest))
+    this.#sending.set(digest, sending)
+    await sending
   }
 
   /** A process of this node, or another node, is gone. */

@@ -69,6 +69,17 @@ test('code that was half sent when the head changed is sent to the new one from 
   expect(parts).toBe(5)
 })
 
+test('programs of one node that give the same code at the same time send it to the head once', async () => {
+  let parts = 0
+  const { node } = pair((_to, body) => {
+    if (body.$case === 'packagePart') parts++
+    return 1
+  })
+  const stored = { failure: undefined }
+  expect(await Promise.all(['first', 'second', 'third'].map((driver) => upload(node, driver)))).toEqual([stored, stored, stored])
+  expect(parts).toBe(3)
+})
+
 test('code for which the head had no room any more is kept again when another program of that node gives it', async () => {
   const { node, blobs } = pair()
   expect(await upload(node, 'first')).toEqual({ failure: undefined })
