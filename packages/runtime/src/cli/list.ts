@@ -18,7 +18,8 @@ const duration = (row: Row): string => {
   if (startMs !== undefined && endMs !== undefined) return formatMs(endMs - startMs)
   return forMs === undefined ? '' : formatMs(forMs)
 }
-const amounts = (title: string, name: string): Column<Row> => ({ title, text: (row) => formatResources(row[name] as unknown as Resources) })
+/** Of a node that died before the asked one came nothing is known. */
+const amounts = (title: string, name: string): Column<Row> => ({ title, text: (row) => (row[name] ? formatResources(row[name] as Resources) : '') })
 
 const COLUMNS: Readonly<Record<Topic, readonly Column<Row>[]>> = {
   tasks: [
@@ -50,7 +51,7 @@ const COLUMNS: Readonly<Record<Topic, readonly Column<Row>[]>> = {
     field('NODE', 'node'),
     field('HOST', 'host'),
     field('ADDRESS', 'address'),
-    field('PID', 'pid', 'right'),
+    { title: 'PID', text: (row) => String(row['pid'] || ''), align: 'right' },
     field('STATE', 'state'),
     { title: 'ROLE', text: (row) => (row['head'] ? 'head' : '') },
     amounts('FREE', 'available'),
