@@ -1,6 +1,6 @@
 /**
  * chaos: workloads on four hosts while faults happen. Every cell of the matrix is judged by what must come out (chaos/workloads.ts), and by what is
- * left within a minute after its end: nothing.
+ * left within a minute after its end: nothing. A cell whose work no fault met has shown nothing: the table says so, and the long form fails.
  *
  *     npm run release-tests -- --only 'chaos-*'                        the long form, a test per fault
  *     node --conditions=@beamline/source release-tests/scripts/chaos.ts --short
@@ -9,7 +9,10 @@
  *     --workload NAME,…   default: all
  *     --seed N            default: of the clock; printed, and the same one repeats the same faults
  *     --short             small loads and quick faults; the workloads of a fault run at the same time, and one fault after the other on one cluster
- *     --within SECONDS    start no fault after so long
+ *     --load FACTOR       default: 1; of the number of tasks, reports, items, pairs and blocks
+ *     --within SECONDS    start no fault after so long: those that are left out fail
+ *
+ * The last line is the table as JSON.
  *
  * Needs network namespaces: Linux, root, iproute2, nftables.
  */
@@ -20,8 +23,8 @@ import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
 import { networkUnavailable, type Program, startTestCluster, type TestCluster, type TestNode } from '@beamline/runtime/testing'
 import { report, skip } from '../src/measure.ts'
-import { type Fault, FAULTS, type FaultName, LONG, SHORT } from './chaos/faults.ts'
-import { type Cell, table } from './chaos/matrix.ts'
+import { type BusyWorker, type Fault, FAULTS, type FaultName, LONG, SHORT } from './chaos/faults.ts'
+import { type Cell, table, wasUnmet } from './chaos/matrix.ts'
 import { Random } from './chaos/random.ts'
 import { type Load, SPARED, type WorkloadName, WORKLOADS } from './chaos/workloads.ts'
 
@@ -31,12 +34,14 @@ const { values } = parseArgs({
     workload: { type: 'string', default: Object.keys(WORKLOADS).join(',') },
     seed: { type: 'string', default: String(Date.now() % 1_000_000) },
     short: { type: 'boolean', default: false },
+    load: { type: 'string', default: '1' },
     within: { type: 'string', default: 'Infinity' },
   },
 })
 const SEED = Number(values.seed)
 const IS_SHORT = values.short
 const PACE = IS_SHORT ? SHORT : LONG
+const FACTOR = Number(values.load)
 const WITHIN_MS = Number(values.within) * 1000
 const NODES = 4
 const CPUS = 2
@@ -45,11 +50,11 @@ const REST_MS = 60_000
 
 const LOADS: Readonly<Record<WorkloadName, Omit<Load, 'seed' | 'marks'>>> = IS_SHORT
   ? {
-      tasks: { count: 80, width: 1, bytes: 0, holdMs: 150 },
-      actors: { count: 50, width: 3, bytes: 0, holdMs: 50 },
-      streaming: { count: 100, width: 3, bytes: 300_000, holdMs: 40 },
+      tasks: { count: 60, width: 1, bytes: 0, holdMs: 300 },
+      actors: { count: 40, width: 4, bytes: 0, holdMs: 150 },
+      streaming: { count: 60, width: 4, bytes: 300_000, holdMs: 100 },
       borrowing: { count: 24, width: 1, bytes: 1_000_000, holdMs: 100 },
-      pipeline: { count: 10, width: 5, bytes: 2_000_000, holdMs: 100 },
+      pipeline: { count: 10, width: 5, bytes: 2_000_000, holdMs: 200 },
     }
   : {
       tasks: { count: 1200, width: 1, bytes: 0, holdMs: 400 },
@@ -73,7 +78,7 @@ const startedMs = performance.now()
 let cluster: TestCluster | undefined
 for (const [at, name] of faults.entries()) {
   if (performance.now() - startedMs > WITHIN_MS) {
-    console.log(`${name}: left out, ${values.within} s are over`)
+    cells.push(...workloads.map((workload) => emptyCell(name, workload, `left out: ${values.within} s were over`)))
     continue
   }
   const fault: Fault = FAULTS[name]
@@ -94,19 +99,20 @@ for (const [at, name] of faults.entries()) {
   cells.push(...done)
 }
 await cluster?.[Symbol.asyncDispose]()
-console.log(`\n${table(cells)}\n\nseed ${SEED}, ${Math.round((performance.now() - startedMs) / 1000)} s`)
+const seconds = Math.round((performance.now() - startedMs) / 1000)
+console.log(`\n${table(cells)}\n\nseed ${SEED}, ${seconds} s\n`)
 const failed = cells.filter(({ failure }) => failure !== '')
 report('cells_failed', 'cells', [failed.length])
 report('seconds_to_rest_max', 's', [Math.max(...cells.map(({ secondsToRest }) => secondsToRest))])
-for (const { workload, seconds, again, asked } of faults.length === 1 ? cells : []) {
+for (const { fault: _fault, workload, failure: _failure, secondsToRest: _rest, seconds, ...counts } of faults.length === 1 ? cells : []) {
   report(`${workload}_seconds`, 's', [seconds])
-  report(`${workload}_asked`, 'items', [asked])
-  report(`${workload}_again`, 'items', [again])
+  for (const [name, count] of Object.entries(counts)) report(`${workload}_${name}`, 'times', [count])
 }
 if (failed.length > 0) {
   console.log(`logs: ${folder}`)
   process.exitCode = 1
 } else rmSync(folder, { recursive: true })
+console.log(JSON.stringify({ seed: SEED, short: IS_SHORT, load: FACTOR, seconds, cells }))
 
 /** The names of a list, of those that there are. */
 function names<N extends string>(list: string, known: Readonly<Record<N, unknown>>): N[] {
@@ -125,7 +131,7 @@ function startCluster(name: FaultName): Promise<TestCluster> {
     cpus: CPUS,
     idleTimeoutMs: 2_000,
     nodeTimeoutMs: PACE.nodeTimeoutMs,
-    ...fault.nodes,
+    ...fault.nodes?.(PACE),
   })
 }
 
@@ -144,36 +150,39 @@ async function underFault(cluster: TestCluster, name: FaultName): Promise<Cell[]
 }
 
 function emptyCell(fault: string, workload: string, failure: string): Cell {
-  return { fault, workload, failure, faults: 0, asked: 0, again: 0, seconds: 0, secondsToRest: 0 }
+  return { fault, workload, failure, faults: 0, met: 0, asked: 0, retries: 0, restarts: 0, reconstructions: 0, again: 0, seconds: 0, secondsToRest: 0 }
+}
+
+/** A program and what happened to it so far. */
+interface Running {
+  readonly workload: WorkloadName
+  readonly program: Program
+  process: string
+  faults: number
+  met: number
 }
 
 async function runTogether(cluster: TestCluster, name: FaultName, round: readonly WorkloadName[]): Promise<Cell[]> {
+  const fault: Fault = FAULTS[name]
   const before = await cluster.baseline()
-  const node = cluster.nodes[1] as TestNode
-  const programs = round.map((workload) => {
-    const load: Load = { ...LOADS[workload], seed: SEED, marks: join(folder, `${name}-${workload}.marks`) }
-    const file = new URL(`chaos/workload.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`, import.meta.url).pathname
-    return { workload, program: node.driver(file, { args: [workload, JSON.stringify(load)] }) }
-  })
-  await Promise.all(programs.map(({ program }) => program.event('started')))
+  await fault.prepare?.(cluster)
+  const all = await Promise.all(round.map((workload) => start(cluster, name, workload)))
   const stop = new AbortController()
   const startMs = performance.now()
-  const happened: string[] = []
-  const random = new Random(SEED + Object.keys(FAULTS).indexOf(name))
-  const fault = FAULTS[name].run({
+  const faults = fault.run({
     cluster,
-    random,
+    random: new Random(SEED + Object.keys(FAULTS).indexOf(name)),
     pace: PACE,
     signal: stop.signal,
     happened: (what) => {
-      happened.push(what)
       console.log(`  ${((performance.now() - startMs) / 1000).toFixed(1).padStart(6)} s  ${what}`)
+      return met(all.filter(runs))
     },
+    unmet: (workers) =>
+      all.filter((each) => runs(each) && each.met === 0 && (workers ?? [{ job: each.process }]).some(({ job }) => job === each.process)).length,
   })
-  fault.catch(() => undefined) // awaited below
-  const outcomes = await Promise.all(programs.map(({ workload, program }) => outcome(workload, program, name)))
-  stop.abort()
-  await fault
+  const ended = Promise.all(all.map((running) => outcome(running, name))).finally(() => stop.abort())
+  const [outcomes] = await Promise.all([ended, faults])
   await cluster.waitForNodes(NODES, { withinMs: REST_MS })
   const endMs = performance.now()
   const unrest = await cluster.expectBaseline(before, { withinMs: REST_MS }).then(
@@ -181,16 +190,54 @@ async function runTogether(cluster: TestCluster, name: FaultName, round: readonl
     (error: unknown) => (error as Error).message,
   )
   const secondsToRest = (performance.now() - endMs) / 1000
-  const missing = name !== 'none' && happened.length === 0 ? 'the program ended before anything happened' : ''
-  return outcomes.map((cell) => ({ ...cell, faults: happened.length, secondsToRest, failure: [cell.failure, unrest, missing].filter(Boolean).join('\n') }))
+  const actors = await cluster.head.list<{ owner: string; restarts: number }>('actors')
+  return outcomes.map((cell, index): Cell => {
+    const { process, faults, met } = all[index] as Running
+    const restarts = actors.reduce((sum, actor) => sum + (actor.owner === process ? actor.restarts : 0), 0)
+    const counted = { ...cell, faults, met, restarts, secondsToRest }
+    const unmet = !IS_SHORT && wasUnmet(counted) ? 'no fault met it: it was too small, or ended too early' : ''
+    return { ...counted, failure: [cell.failure, unrest, unmet].filter(Boolean).join('\n') }
+  })
 }
 
-async function outcome(workload: WorkloadName, program: Program, fault: FaultName): Promise<Cell> {
+async function start(cluster: TestCluster, fault: FaultName, workload: WorkloadName): Promise<Running> {
+  const { count, ...rest } = LOADS[workload]
+  const load: Load = { ...rest, count: Math.ceil(count * FACTOR), seed: SEED, marks: join(folder, `${fault}-${workload}.marks`) }
+  const file = new URL(`chaos/workload.${import.meta.url.endsWith('.ts') ? 'ts' : 'js'}`, import.meta.url).pathname
+  const program = (cluster.nodes[1] as TestNode).driver(file, { args: [workload, JSON.stringify(load)] })
+  const { process } = await program.event('started')
+  return { workload, program, process: String(process), faults: 0, met: 0 }
+}
+
+function runs({ program }: Running): boolean {
+  return program.exit === undefined
+}
+
+/** A fault happens to these: what it returns is told the workers whose work it met. */
+function met(running: readonly Running[]): (workers: readonly BusyWorker[]) => void {
+  for (const each of running) each.faults++
+  const unmet = new Set(running)
+  return (workers) => {
+    const jobs = new Set(workers.map(({ job }) => job))
+    for (const each of unmet) {
+      if (!jobs.has(each.process)) continue
+      each.met++
+      unmet.delete(each)
+    }
+  }
+}
+
+async function outcome({ workload, program }: Running, fault: FaultName): Promise<Cell> {
   const startMs = performance.now()
   const exit = await Promise.race([program.exited, delay(PROGRAM_MS, undefined, { ref: false })])
   const seconds = (performance.now() - startMs) / 1000
-  const told = program.events.find(({ event }) => event === 'outcome') as { asked?: number; again?: number; wrong?: string } | undefined
-  let failure = told?.wrong ?? ''
+  const told = program.events.find(({ event }) => event === 'outcome') as
+    | (Partial<Pick<Cell, 'asked' | 'retries' | 'reconstructions' | 'again'>> & {
+        readonly wrong?: string
+      })
+    | undefined
+  const { wrong = '', asked = 0, retries = 0, reconstructions = 0, again = 0 } = told ?? {}
+  let failure = wrong
   if (exit === undefined) failure = `it did not end within ${PROGRAM_MS / 1000} s`
   else if (exit.code !== 0 && failure === '') failure = `it ended with ${exit.signal ?? exit.code}`
   if (failure !== '') {
@@ -199,7 +246,7 @@ async function outcome(workload: WorkloadName, program: Program, fault: FaultNam
   }
   if (exit === undefined) await program[Symbol.asyncDispose]()
   console.log(`  ${workload}: ${failure === '' ? 'ok' : 'FAILED'} after ${seconds.toFixed(1)} s`)
-  return { fault, workload, failure, faults: 0, asked: told?.asked ?? 0, again: told?.again ?? 0, seconds, secondsToRest: 0 }
+  return { ...emptyCell(fault, workload, failure), asked, retries, reconstructions, again, seconds }
 }
 
 function keepLogs(cluster: TestCluster, name: FaultName): void {

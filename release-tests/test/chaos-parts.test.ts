@@ -40,13 +40,18 @@ test('a seed gives the same choices again, another one others', () => {
   }
 })
 
-test('the matrix shows each cell, and why those failed that did', () => {
-  const cell: Cell = { fault: 'blackout', workload: 'tasks', failure: '', faults: 3, asked: 200, again: 4, seconds: 12.34, secondsToRest: 0.25 }
-  expect(table([cell, { ...cell, workload: 'pipeline', failure: 'sum of part 3: 1 instead of 2' }])).toBe(
+test('the matrix shows each cell, which ones no fault met, and why those failed that did', () => {
+  const counts = { faults: 3, met: 2, asked: 200, retries: 5, restarts: 1, reconstructions: 10, again: 4 }
+  const cell: Cell = { fault: 'blackout', workload: 'tasks', failure: '', ...counts, seconds: 12.34, secondsToRest: 0.25 }
+  const nothing = { met: 0, retries: 0, restarts: 0, reconstructions: 0, again: 0 }
+  const none: Cell = { ...cell, ...nothing, fault: 'none', faults: 0 }
+  expect(table([cell, { ...cell, ...nothing, workload: 'actors' }, { ...cell, workload: 'pipeline', failure: 'sum of part 3: 1 instead of 2' }, none])).toBe(
     [
-      'fault     workload  result  faults  asked  again  seconds  to rest',
-      'blackout  tasks     ok           3    200      4     12.3      0.3',
-      'blackout  pipeline  FAILED       3    200      4     12.3      0.3',
+      'fault     workload  result       faults  met  asked  retries  restarts  rebuilt  again  seconds  to rest',
+      'blackout  tasks     ok                3    2    200        5         1       10      4     12.3      0.3',
+      'blackout  actors    ok, NOT MET       3    0    200        0         0        0      0     12.3      0.3',
+      'blackout  pipeline  FAILED            3    2    200        5         1       10      4     12.3      0.3',
+      'none      tasks     ok                0    0    200        0         0        0      0     12.3      0.3',
       '',
       'blackout, pipeline: sum of part 3: 1 instead of 2',
     ].join('\n'),

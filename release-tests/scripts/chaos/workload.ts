@@ -4,7 +4,7 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs'
 import { init } from '@beamline/runtime'
-import { tell } from '@beamline/runtime/testing'
+import { processReport, tell } from '@beamline/runtime/testing'
 import { describeWrong, type Load, SPARED, type WorkloadName, WORKLOADS } from './workloads.ts'
 
 const [name = '', json = '{}'] = process.argv.slice(2)
@@ -15,9 +15,9 @@ if (workload === undefined) throw new RangeError(`there is no workload "${name}"
 const own = process.env['BEAMLINE_ADDRESS'] ? {} : { cpus: 2, resources: { [SPARED]: 1 } }
 await using _cluster = await init({ ...own, quiet: true })
 writeFileSync(load.marks, '')
-tell('started')
-const startMs = performance.now()
-const { asked, marked, wrong } = await workload(load)
-const seconds = (performance.now() - startMs) / 1000
-tell('outcome', { asked, again: readFileSync(load.marks).length - marked, seconds, wrong: describeWrong(wrong) })
+tell('started', { process: processReport().process })
+const { asked, marked, nestedRetries, wrong } = await workload(load)
+const { retries, reconstructions } = processReport()
+const again = readFileSync(load.marks).length - marked
+tell('outcome', { asked, retries: retries + nestedRetries, reconstructions, again, wrong: describeWrong(wrong) })
 if (wrong.length > 0) process.exitCode = 1

@@ -12,7 +12,7 @@
  */
 import { appendFileSync } from 'node:fs'
 import { setTimeout as delay } from 'node:timers/promises'
-import { get, type ObjectRef, remote } from '@beamline/runtime'
+import { currentTask, get, type ObjectRef, remote } from '@beamline/runtime'
 
 /** Custom resource of the node that no fault kills: the program is there, and what must not be lost with a process. */
 export const SPARED = 'spared'
@@ -37,6 +37,8 @@ export interface Outcome {
   readonly asked: number
   /** Runs that leave a mark when nothing fails. */
   readonly marked: number
+  /** Attempts of calls that its tasks made, because one before was lost. */
+  readonly nestedRetries: number
   /** What was wrong; empty: nothing. */
   readonly wrong: readonly string[]
 }
@@ -75,29 +77,33 @@ function compare(wrong: string[], what: string, got: unknown, expected: unknown)
 const NESTED_BYTES = 50_000
 
 export const nested = remote(
-  function nested(seed: number, number: number): Uint32Array {
-    return pattern(seed, number, NESTED_BYTES)
+  function nested(seed: number, number: number): { words: Uint32Array; retries: number } {
+    return { words: pattern(seed, number, NESTED_BYTES), retries: currentTask()?.attempt ?? 0 }
   },
   { maxRetries: NO_LIMIT },
 )
 
 export const outer = remote(
-  async function outer(load: Load, number: number): Promise<number> {
+  async function outer(load: Load, number: number): Promise<readonly [sum: number, retries: number]> {
     mark(load.marks)
     await delay(load.holdMs)
-    return checksum(await get(nested.remote(load.seed, number)))
+    const { words, retries } = await get(nested.remote(load.seed, number))
+    return [checksum(words), retries]
   },
   { maxRetries: NO_LIMIT },
 )
 
 async function tasks(load: Load): Promise<Outcome> {
   const wrong: string[] = []
+  let nestedRetries = 0
   const refs = Array.from({ length: load.count }, (_, number) => outer.remote(load, number))
   for (const [number, ref] of refs.entries()) {
-    compare(wrong, `task ${number}`, await get(ref), checksum(pattern(load.seed, number, NESTED_BYTES)))
+    const [sum, retries] = await get(ref)
+    compare(wrong, `task ${number}`, sum, checksum(pattern(load.seed, number, NESTED_BYTES)))
+    nestedRetries += retries
     ref.release()
   }
-  return { asked: load.count, marked: load.count, wrong }
+  return { asked: load.count, marked: load.count, nestedRetries, wrong }
 }
 
 // ---------------------------------------------------------------- actors
@@ -150,7 +156,7 @@ async function actors(load: Load): Promise<Outcome> {
     for (const [number, count] of counts)
       if (number < 0 || number >= load.count || count < 1) wrong.push(`report ${number} of actor ${actor}: counted ${count} times`)
   }
-  return { asked: load.count * load.width, marked: load.width, wrong }
+  return { asked: load.count * load.width, marked: load.width, nestedRetries: 0, wrong }
 }
 
 // ---------------------------------------------------------------- streaming
@@ -185,7 +191,7 @@ async function streaming(load: Load): Promise<Outcome> {
     compare(wrong, `items of stream ${number}`, item, load.count)
   }
   await Promise.all(Array.from({ length: load.width }, (_, number) => consume(number)))
-  return { asked: load.count * load.width, marked: load.width, wrong }
+  return { asked: load.count * load.width, marked: load.width, nestedRetries: 0, wrong }
 }
 
 // ---------------------------------------------------------------- borrowing
@@ -196,7 +202,7 @@ export const create = remote(
     await delay(load.holdMs)
     return pattern(load.seed, number, load.bytes)
   },
-  { maxRetries: NO_LIMIT },
+  { maxRetries: NO_LIMIT, strategy: 'spread' },
 )
 
 export const borrow = remote(
@@ -222,7 +228,7 @@ async function borrowing(load: Load): Promise<Outcome> {
   for (let number = 0; number < half; number++) await pair(number)
   await Promise.all(Array.from({ length: load.count - half }, (_, index) => pair(half + index)))
   compare(wrong, 'bytes in all', bytes, load.count * (load.bytes & ~3))
-  return { asked: 2 * load.count, marked: 2 * load.count, wrong }
+  return { asked: 2 * load.count, marked: 2 * load.count, nestedRetries: 0, wrong }
 }
 
 // ---------------------------------------------------------------- pipeline
@@ -285,7 +291,7 @@ async function pipeline(load: Load): Promise<Outcome> {
     compare(wrong, `sum of part ${part}`, sum, checksum(all))
   }
   const ran = 2 * count + 2 * width
-  return { asked: ran, marked: ran, wrong }
+  return { asked: ran, marked: ran, nestedRetries: 0, wrong }
 }
 
 export const WORKLOADS = { tasks, actors, streaming, borrowing, pipeline } as const
