@@ -49,7 +49,7 @@ export class ClusterClient {
       else reject(new CommandError(EXIT.noCluster, `no cluster answers at ${found.address}${error === undefined ? '' : `: ${error.message}`}`))
     })
     link.send({
-      body: { $case: 'hello', value: { process: randomBytes(8).toString('hex'), kind: 'cli', pid: process.pid, address: '', job: undefined, again: false } },
+      body: { $case: 'hello', value: { process: randomBytes(8).toString('hex'), kind: 'cli', pid: process.pid, address: '', job: undefined, attach: 1 } },
     })
     return new ClusterClient(found.address, link, await promise, answers)
   }

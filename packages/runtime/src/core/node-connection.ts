@@ -113,7 +113,9 @@ export class NodeConnection {
       const found = find(before.cluster, before.node)
       if (found) {
         const { link, greeted } = this.#dial(found.address, found.token)
-        link.send({ body: { $case: 'hello', value: { ...(this.#hello as Hello), again: true } } })
+        const hello = this.#hello as Hello
+        this.#hello = { ...hello, attach: hello.attach + 1 }
+        link.send({ body: { $case: 'hello', value: this.#hello } })
         if (
           await greeted.then(
             () => true,

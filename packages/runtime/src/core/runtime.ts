@@ -168,7 +168,7 @@ export class Runtime implements ReferencePort, PeerPort {
     runtime.#server = await listen(addresses, options.token, handlers, { background: true, tls: network?.tls, identity: id })
     const [unix = '', tcp = ''] = runtime.#server.addresses
     runtime.address = formatEndpoint({ unix, node: runtime.node, tcp })
-    const hello = { process: id, kind, pid: process.pid, address: runtime.address, job, again: false }
+    const hello = { process: id, kind, pid: process.pid, address: runtime.address, job, attach: 1 }
     await runtime.keepAlive.during(runtime.#node.attach(hello))
     if (job) runtime.namespace = job.namespace
     return runtime

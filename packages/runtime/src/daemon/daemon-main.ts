@@ -21,7 +21,7 @@ const giveUp = (): void => {
 }
 process.on('SIGTERM', giveUp)
 // In a cluster of several machines the workers come later: the id and the token of the cluster are told by its head, or its store.
-const cluster = config.cluster === undefined ? undefined : await import('./cluster-edge.ts').then(({ openCluster }) => openCluster(config))
+const cluster = config.cluster === undefined ? undefined : await import('./open-cluster.ts').then(({ openCluster }) => openCluster(config))
 const settled = cluster?.config ?? config
 const workers = launchWorkers(settled, cluster?.host)
 const { Daemon } = await import('./daemon.ts')

@@ -213,7 +213,7 @@ export class Daemon {
   }
 
   #hello(link: NodeLink, hello: Hello): Attached | undefined {
-    const { process: id, kind, pid, address, job } = hello
+    const { process: id, kind, pid, address, job, attach } = hello
     const refuse = (reason: string): undefined => {
       link.send({ body: { $case: 'exit', value: { reason } } })
       link.close()
@@ -239,8 +239,8 @@ export class Daemon {
         host: this.#cluster?.host ?? '',
       },
     })
-    this.#handle({ kind: 'process-attached', process: id, processKind: kind, pid, address, job })
-    this.#cluster?.attached(id, kind, hello.again)
+    this.#handle({ kind: 'process-attached', process: id, processKind: kind, pid, address, job, attach })
+    this.#cluster?.processes.attached(id, kind, attach)
     return attached
   }
 
@@ -279,7 +279,7 @@ export class Daemon {
         return this.#pin(process, body.value)
       case 'objectUnpin':
         this.#store.unpin(process, body.value.pins)
-        return this.#cluster?.unpin(process, body.value.pins)
+        return this.#cluster?.objects?.unpin(process, body.value.pins)
       case 'objectRecover':
         return this.#recover(process, body.value)
       case 'segmentRequest':
@@ -290,7 +290,7 @@ export class Daemon {
         return this.#byNode(
           body.value.objects,
           (objects) => this.#store.added(process, { objects }),
-          (cluster, node, objects) => cluster.fromProcess(node, process, { $case: 'objectsAdded', value: { objects } }),
+          (cluster, node, objects) => cluster.processes.send(node, process, { $case: 'objectsAdded', value: { objects } }),
         )
       case 'objectsFreed':
         return this.#byNode(
@@ -320,7 +320,7 @@ export class Daemon {
       case 'actorStarted':
         // For the node, which knows the worker, and for the control.
         this.#machine(process, body)
-        if (this.#cluster?.isHead === false) this.#cluster.control(process, body)
+        if (this.#cluster?.isHead === false) this.#cluster.processes.control(process, body)
         return
       case 'actorCreate':
       case 'actorWatch':
@@ -329,7 +329,7 @@ export class Daemon {
       case 'groupCreate':
       case 'groupRemove':
       case 'drain':
-        if (this.#cluster?.isHead === false) return this.#cluster.control(process, body)
+        if (this.#cluster?.isHead === false) return this.#cluster.processes.control(process, body)
         return this.#machine(process, body)
       default:
         return this.#machine(process, body)
@@ -366,7 +366,7 @@ export class Daemon {
       case 'objectsFreed':
         return this.#store.freed(process, body.value)
       case 'drain':
-        return this.#cluster === undefined ? this.#refuseDrain(process, body.value.request) : this.#cluster.drain(process, body.value)
+        return this.#cluster === undefined ? this.#refuseDrain(process, body.value.request) : this.#cluster.headNodes?.drain(process, body.value)
       default:
         return
     }
@@ -387,18 +387,18 @@ export class Daemon {
 
   #pin(process: string, pin: ObjectPin): void {
     if (this.#cluster === undefined || pin.node === '' || pin.node === this.#config.session.node) this.#store.pin(process, pin)
-    else this.#cluster.pin(process, pin)
+    else this.#cluster.objects?.pin(process, pin)
   }
 
   #recover(process: string, recover: ObjectRecover): void {
-    if (this.#cluster !== undefined) return this.#cluster.recover(process, recover)
+    if (this.#cluster !== undefined) return this.#cluster.objects?.recover(process, recover)
     // There is no other node that could have a copy.
     this.#deliverTo(process, { $case: 'objectRecovered', value: { request: recover.request, node: '', segment: '', offset: 0, failure: undefined } })
   }
 
   #suspect(asker: string, { process, node }: ProcessSuspect): void {
     if (this.#links.has(process)) return
-    if (this.#cluster !== undefined && node !== '' && node !== this.#config.session.node) return this.#cluster.suspect(asker, process, node)
+    if (this.#cluster !== undefined && node !== '' && node !== this.#config.session.node) return this.#cluster.processes.suspect(asker, process, node)
     this.#deliverTo(asker, { $case: 'processLost', value: { process, cause: undefined } })
   }
 
@@ -467,6 +467,7 @@ export class Daemon {
       load: () => ({ ...offerOf(machine.node.tables), storeUsedBytes: this.#store.usage.liveBytes }),
       fromRemote: (process, body) => this.#machine(process, body, true),
       remoteGone: (process) => this.#store.processGone(process),
+      attachOf: (process) => machine.node.tables.processes.get(process)?.attach,
       answer: (what, limit) => this.#queries.answerHere(what, limit),
       drain: (reason, deadlineMs) => void this.#drain(cluster, reason, deadlineMs),
       end: (reason) => void this.#beginAnew(cluster, reason),
@@ -480,7 +481,7 @@ export class Daemon {
     const until = performance.now() + deadlineMs
     while (performance.now() < until && !isDrained(machine.node.tables)) await delay(DRAIN_LOOK_MS)
     const leftMs = until - performance.now()
-    if (leftMs > 0) await cluster.moveObjects(leftMs)
+    if (leftMs > 0) await cluster.objects?.drain(leftMs)
     const drained = `node ${this.#config.session.node} was drained: ${reason}`
     this.#handle({ kind: 'node-ends', reason: drained })
     await this.stop(drained, STOP_GRACE_MS)

@@ -102,14 +102,14 @@ export class Queries {
       return { answer: routed === undefined ? null : this.#describeRouted(routed.demand, routed.where), silent: [] }
     }
     const here = await this.answerHere(what, limit)
-    if (cluster === undefined || cluster.nodes.size < 2) return { answer: here, silent: [] }
+    if (cluster === undefined || cluster.nodes.all.size < 2) return { answer: here, silent: [] }
     if (IS_OF_HEAD.has(topic)) {
       if (cluster.isHead) return { answer: here, silent: [] }
-      const { answers, silent } = await cluster.ask(topic, limit, cluster.head)
+      const { answers, silent } = await cluster.questions.ask(topic, limit, cluster.head)
       return { answer: answers.get(cluster.head) ?? [], silent }
     }
-    const { answers, silent } = await cluster.ask(topic, limit)
-    return { answer: merge(topic, limit, new Map([[config.session.node, here], ...answers]), cluster.nodes, cluster.head), silent }
+    const { answers, silent } = await cluster.questions.ask(topic, limit)
+    return { answer: merge(topic, limit, new Map([[config.session.node, here], ...answers]), cluster.nodes.all, cluster.head), silent }
   }
 
   /** What this node knows. */
@@ -197,7 +197,7 @@ export class Queries {
       workers,
       queued: tables.queue.length,
       store: usage,
-      transfers: cluster?.transfers,
+      transfers: cluster?.objects?.counts,
     }
   }
 

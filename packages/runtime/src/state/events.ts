@@ -38,6 +38,8 @@ export type ProcessEvent =
       /** Of a driver. Of a worker of another node: the job that it works for, "" and undefined while it works for none. */
       readonly job: JobConfig | undefined
       readonly jobId?: string
+      /** How many daemons it has attached to; default 1. */
+      readonly attach?: number
     }
   /** `clean` false: a driver that did not say that it leaves. */
   | { readonly kind: 'process-lost'; readonly process: string; readonly clean?: boolean }

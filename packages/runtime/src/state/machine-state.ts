@@ -82,6 +82,10 @@ export class MachineState {
     switch (event.kind) {
       // Both halves care. The node comes first when a process comes, and last when it goes: actors are released before their workers are judged.
       case 'process-attached':
+        if (this.#isOutdated(event.process, event.attach)) return
+        this.#toNode(event, out)
+        if (head) this.#toControl(event, out)
+        return
       case 'actor-started':
         this.#toNode(event, out)
         if (head) this.#toControl(event, out)
@@ -156,13 +160,19 @@ export class MachineState {
   /** Its processes are known from then on, here as at control. */
   #registered(register: Register, out: EdgeInstruction[]): void {
     const node = register.node?.node ?? ''
+    const processes = register.processes.filter(({ process, attach }) => !this.#isOutdated(process, attach))
     if (node !== this.node.tables.config.node && !this.control.nodes.tombstones.has(node)) {
-      for (const { process, kind, pid, address, job, jobId } of register.processes) {
+      for (const { process, kind, pid, address, job, jobId, attach } of processes) {
         const processKind = kind === 'driver' || kind === 'worker' ? kind : 'cli'
-        this.#toNode({ kind: 'process-attached', process, node, processKind, pid, address, job, jobId }, out)
+        this.#toNode({ kind: 'process-attached', process, node, processKind, pid, address, job, jobId, attach }, out)
       }
     }
-    this.#toControl({ kind: 'node-registered', register }, out)
+    this.#toControl({ kind: 'node-registered', register: { ...register, processes } }, out)
+  }
+
+  /** It is attached to another daemon since: what its former one said of it comes too late. */
+  #isOutdated(process: string, attach: number = 1): boolean {
+    return attach < (this.node.tables.processes.get(process)?.attach ?? 0)
   }
 
   #seen(view: View, out: EdgeInstruction[]): void {

@@ -40,10 +40,10 @@ export interface Inventory {
 /** Processes of this node and what control placed here. */
 export function inventoryOf(node: NodeTables): Inventory {
   const processes: ProcessInfo[] = []
-  for (const { id, node: where, kind, pid, address, job } of node.processes.values()) {
+  for (const { id, node: where, attach, kind, pid, address, job } of node.processes.values()) {
     if (where !== '') continue
     const own = job ?? node.workers.get(id)?.job
-    processes.push({ process: id, kind, pid, address, job: own?.config, jobId: own?.id ?? '', again: false })
+    processes.push({ process: id, kind, pid, address, job: own?.config, jobId: own?.id ?? '', attach })
   }
   const actors: ActorHere[] = []
   for (const { actor, attempt, worker, allocation, started } of node.placements.values()) {

@@ -157,7 +157,7 @@ export class NodeState {
 
   #attached(event: Extract<NodeEvent, { kind: 'process-attached' }>): void {
     const { tables } = this
-    const { process: id, processKind, pid, address, node = '' } = event
+    const { process: id, processKind, pid, address, node = '', attach = 1 } = event
     let job: Job | undefined
     if (event.job !== undefined) {
       const jobId = processKind === 'driver' ? id : (event.jobId ?? '')
@@ -167,6 +167,7 @@ export class NodeState {
     if (known !== undefined) {
       // Introduced again: a worker that had no job before.
       if (known.node !== '') known.job ??= job
+      known.attach = attach
       if (known.node !== node && known.kind === 'driver') this.#moved(known, node)
       return
     }
@@ -181,7 +182,7 @@ export class NodeState {
       worker.idleSinceMs = tables.nowMs
       tables.startFailures.delete(worker.startKey)
     }
-    tables.processes.set(id, { id, node, kind: processKind, pid, address, job, leases: new Set(), grants: new Map() })
+    tables.processes.set(id, { id, node, attach, kind: processKind, pid, address, job, leases: new Set(), grants: new Map() })
   }
 
   /** Its daemon was killed, and it is attached to another one: what it holds here stays, what it waits for it asks for again. */

@@ -64,6 +64,8 @@ export interface Process {
   readonly id: string
   /** "": this one. Of a driver whose daemon was killed, another one later. */
   node: string
+  /** How many daemons it has attached to. */
+  attach: number
   readonly kind: 'driver' | 'worker' | 'cli'
   readonly pid: number
   readonly address: string

@@ -66,5 +66,5 @@ link.onMessage(({ body }) => {
 link.onClose(() => process.exit(0))
 send({
   $case: 'hello',
-  value: { process: boot.process, kind: 'worker', pid: process.pid, address: `unix:${boot.sessionDir}/${boot.process}.sock`, job: undefined, again: false },
+  value: { process: boot.process, kind: 'worker', pid: process.pid, address: `unix:${boot.sessionDir}/${boot.process}.sock`, job: undefined, attach: 1 },
 })

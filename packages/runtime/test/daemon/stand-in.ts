@@ -63,7 +63,7 @@ export class StandInDriver {
     const kind = options.kind ?? 'driver'
     this.send({
       $case: 'hello',
-      value: { process: this.id, kind, pid: options.pid ?? process.pid, address: '', job: kind === 'driver' ? job : undefined, again: false },
+      value: { process: this.id, kind, pid: options.pid ?? process.pid, address: '', job: kind === 'driver' ? job : undefined, attach: 1 },
     })
   }
 

@@ -26,7 +26,7 @@ export const group: GroupCreate = {
   detached: true,
   selectors: [],
 }
-export const driver: ProcessInfo = { process: DRIVER, kind: 'driver', pid: 1, address: '', job: JOB, jobId: DRIVER, again: false }
+export const driver: ProcessInfo = { process: DRIVER, kind: 'driver', pid: 1, address: '', job: JOB, jobId: DRIVER, attach: 1 }
 
 /** A head, and what it made durable. */
 export class Head {
@@ -95,7 +95,7 @@ const started = (actor: string): ControlEvent => ({
   process: `w-${actor}`,
   started: { actor, error: new Uint8Array(), errorText: '' },
 })
-export const workerOf = (actor: string): ProcessInfo => ({ process: `w-${actor}`, kind: 'worker', pid: 2, address: '', job: JOB, jobId: DRIVER, again: false })
+export const workerOf = (actor: string): ProcessInfo => ({ process: `w-${actor}`, kind: 'worker', pid: 2, address: '', job: JOB, jobId: DRIVER, attach: 1 })
 export const here = (actor: string, more: Partial<ActorHere> = {}): ActorHere => ({
   ...{ actor, worker: `w-${actor}`, address: 'there', attempt: 1, alive: true, gpuIndices: [] },
   ...more,

@@ -48,7 +48,7 @@ interface Channel {
   readonly from: string
   readonly to: string
   readonly deliver: (item: never) => void
-  readonly items: unknown[]
+  items: unknown[]
 }
 
 export interface SimOptions {
@@ -157,7 +157,7 @@ export class SimCluster {
     return process
   }
 
-  #attached(node: SimNode, { id, kind, job }: SimProcess): void {
+  #attached(node: SimNode, { id, kind, job, attach }: SimProcess): void {
     this.#handle(node, {
       kind: 'process-attached',
       process: id,
@@ -165,6 +165,7 @@ export class SimCluster {
       pid: 1,
       address: `at ${id}`,
       job: kind === 'driver' ? job : undefined,
+      attach,
     })
     if (kind === 'driver' && node.id !== this.head) this.#fromProcess(node, this.head, id, undefined)
   }
@@ -175,6 +176,7 @@ export class SimCluster {
       const node = this.pick(this.living) as SimNode
       const number = this.nodes.get(driver.node)?.machine.node.tables.number
       driver.node = node.id
+      driver.attach++
       driver.alive = true
       node.remote.delete(driver.id)
       this.#attached(node, driver)
@@ -201,7 +203,11 @@ export class SimCluster {
       process.alive = false
       if (moves && process.kind === 'driver') this.#homeless.push(process)
     }
-    for (const [key, channel] of this.#channels) if (channel.from === node.id || channel.to === node.id) this.#channels.delete(key)
+    for (const [key, channel] of this.#channels) {
+      // What it said last of its processes may still be on its way.
+      if (channel.from === node.id) channel.items = channel.items.filter((item) => (item as Mesh).kind === 'from-process')
+      else if (channel.to === node.id) this.#channels.delete(key)
+    }
   }
 
   /** Kill -9 of the head in the middle of what it does next, and a new one. */
@@ -284,7 +290,7 @@ export class SimCluster {
   #receive(node: SimNode, from: string, message: Mesh): void {
     switch (message.kind) {
       case 'register':
-        for (const { process } of message.register.processes) node.remote.set(process, from)
+        for (const info of message.register.processes) this.#isAt(node, from, info)
         return this.#handle(node, { kind: 'node-registered', register: message.register })
       case 'registered':
         return this.#handle(node, { kind: 'registered', number: message.number })
@@ -302,9 +308,9 @@ export class SimCluster {
       case 'from-process': {
         const { process, info, message: body } = message
         if (info !== undefined) {
-          node.remote.set(process, from)
-          const { kind, pid, address, job, jobId } = info
-          this.#handle(node, { kind: 'process-attached', process, node: from, processKind: kind as 'driver', pid, address, job, jobId })
+          const { kind, pid, address, job, jobId, attach } = info
+          this.#isAt(node, from, info)
+          this.#handle(node, { kind: 'process-attached', process, node: from, processKind: kind as 'driver', pid, address, job, jobId, attach })
         }
         if (body !== undefined && node.remote.get(process) === from) this.#message(node, process, body, true)
         return
@@ -330,6 +336,10 @@ export class SimCluster {
         if (left !== undefined) this.killNode(left)
       }
     }
+  }
+
+  #isAt(node: SimNode, from: string, { process, attach }: ProcessInfo): void {
+    if ((node.machine.node.tables.processes.get(process)?.attach ?? 0) <= attach) node.remote.set(process, from)
   }
 
   #fromLocal(node: SimNode, process: string, message: ToDaemon): void {
@@ -467,6 +477,7 @@ export class SimCluster {
           if (process.node === node.id) this.#toProcess(process.id, { $case: 'nodeLost', value: { node: lost, number, cause, survivors: [] } })
         for (const [process, where] of node.remote) if (where === lost) node.remote.delete(process)
         for (const known of node.introduced.values()) known.delete(lost)
+        this.#channels.delete(`${lost} ${node.id}`)
         return
       }
       case 'persist':

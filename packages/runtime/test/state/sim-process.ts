@@ -27,6 +27,7 @@ export class SimProcess {
   readonly id: string
   readonly kind: 'driver' | 'worker'
   node: string
+  attach = 1
   readonly job = JOB
   readonly works: Work[] = []
   readonly leases: Map<number, HeldLease> = new Map()

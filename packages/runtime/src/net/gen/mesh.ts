@@ -120,7 +120,7 @@ export interface ProcessInfo {
   address: string;
   job: JobConfig | undefined;
   jobId: string;
-  again: boolean;
+  attach: number;
 }
 
 /** `worker` "": it waits for one. `alive`: its constructor is done. `attempt`: of the order that placed it. */
@@ -1258,7 +1258,7 @@ export const Register: MessageFns<Register> = {
 };
 
 function createBaseProcessInfo(): ProcessInfo {
-  return { process: "", kind: "", pid: 0, address: "", job: undefined, jobId: "", again: false };
+  return { process: "", kind: "", pid: 0, address: "", job: undefined, jobId: "", attach: 0 };
 }
 
 export const ProcessInfo: MessageFns<ProcessInfo> = {
@@ -1281,8 +1281,8 @@ export const ProcessInfo: MessageFns<ProcessInfo> = {
     if (message.jobId !== "") {
       writer.uint32(50).string(message.jobId);
     }
-    if (message.again !== false) {
-      writer.uint32(56).bool(message.again);
+    if (message.attach !== 0) {
+      writer.uint32(56).uint32(message.attach);
     }
     return writer;
   },
@@ -1353,7 +1353,7 @@ export const ProcessInfo: MessageFns<ProcessInfo> = {
               break;
             }
 
-            message.again = reader.bool();
+            message.attach = reader.uint32();
             continue;
           }
         }

@@ -139,8 +139,8 @@ export interface Hello {
   job:
     | JobConfig
     | undefined;
-  /** a driver whose daemon was killed: it was attached to another node of this cluster */
-  again: boolean;
+  /** 1; one more each time that a driver's daemon was killed and it attaches to another one of this cluster */
+  attach: number;
 }
 
 /** How workers of a driver are started, so that user code finds what it finds in the driver. */
@@ -1655,7 +1655,7 @@ export const ProcessMessage: MessageFns<ProcessMessage> = {
 };
 
 function createBaseHello(): Hello {
-  return { process: "", kind: "", pid: 0, address: "", job: undefined, again: false };
+  return { process: "", kind: "", pid: 0, address: "", job: undefined, attach: 0 };
 }
 
 export const Hello: MessageFns<Hello> = {
@@ -1675,8 +1675,8 @@ export const Hello: MessageFns<Hello> = {
     if (message.job !== undefined) {
       JobConfig.encode(message.job, writer.uint32(42).fork()).join();
     }
-    if (message.again !== false) {
-      writer.uint32(48).bool(message.again);
+    if (message.attach !== 0) {
+      writer.uint32(48).uint32(message.attach);
     }
     return writer;
   },
@@ -1739,7 +1739,7 @@ export const Hello: MessageFns<Hello> = {
               break;
             }
 
-            message.again = reader.bool();
+            message.attach = reader.uint32();
             continue;
           }
         }
