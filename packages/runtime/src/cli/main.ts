@@ -3,24 +3,17 @@
  * The command line `beamline`. Exit status: 0 done, 1 it failed, 2 the command line is wrong, 3 there is no cluster; `run` ends with the status
  * of its program.
  */
-import { mkdirSync, readFileSync } from 'node:fs'
+import { readFileSync } from 'node:fs'
 import { Command, CommanderError, InvalidArgumentError, Option } from 'commander'
-import { enableCompileCache } from 'node:module'
-import { join } from 'node:path'
 import pico from 'picocolors'
 import { BeamlineError } from '../errors.ts'
-import { sessionsRoot } from '../daemon/session.ts'
+import { useCompileCache } from '../daemon/compile-cache.ts'
 import { CommandError, EXIT } from './exit.ts'
 import type { StartOptions } from './start.ts'
 import { TOPICS, type Topic } from './topics.ts'
 
 // Commands load what they need when they run: help and mistakes answer at once, and the rest comes from the cache after the first time.
-try {
-  mkdirSync(sessionsRoot(), { recursive: true, mode: 0o700 })
-  enableCompileCache(join(sessionsRoot(), 'compile-cache'))
-} catch {
-  // A temporary folder that cannot be used: the commands that need it say so.
-}
+useCompileCache()
 
 interface Common {
   readonly address?: string

@@ -2,9 +2,13 @@
  * Entry of the node daemon's process. Order matters for the cold start: the first workers are spawned before anything heavy (gRPC) is
  * loaded, so that they load their modules while the daemon loads its own.
  */
+import { flushCompileCache } from 'node:module'
+import { loadOwn } from '../own-imports.ts'
 import { DAEMON_CONFIG_ENV, type DaemonConfig } from './options.ts'
-import { launchWorkers } from './launch.ts'
 import { removeSession } from './session.ts'
+
+/** When it has loaded what it needs for its first tasks. */
+const SETTLED_MS = 1_000
 
 const config = JSON.parse(process.env[DAEMON_CONFIG_ENV] ?? 'null') as DaemonConfig | null
 delete process.env[DAEMON_CONFIG_ENV]
@@ -23,8 +27,11 @@ process.on('SIGTERM', giveUp)
 // In a cluster of several machines the workers come later: the id and the token of the cluster are told by its head, or its store.
 const cluster = config.cluster === undefined ? undefined : await import('./open-cluster.ts').then(({ openCluster }) => openCluster(config))
 const settled = cluster?.config ?? config
+const { launchWorkers } = await loadOwn(() => import('./launch.ts'))
 const workers = launchWorkers(settled, cluster?.host)
-const { Daemon } = await import('./daemon.ts')
+const { Daemon } = await loadOwn(() => import('./daemon.ts'))
 const daemon = new Daemon(settled, workers, cluster)
 process.off('SIGTERM', giveUp)
 await daemon.listen()
+// Not at its end only: it may be killed.
+setTimeout(flushCompileCache, SETTLED_MS).unref()

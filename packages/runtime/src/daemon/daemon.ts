@@ -16,6 +16,7 @@ import type { MachineEvent } from '../state/machine-state.ts'
 import { inventoryOf, isDrained, offerOf } from '../state/node-report.ts'
 import type { ClusterEdge, ClusterPort } from './cluster-edge.ts'
 import { CommitGate } from './commit-gate.ts'
+import { removeUnusedCompileCache } from './compile-cache.ts'
 import type { Launched } from './launch.ts'
 import type { LogBatch } from './logs.ts'
 import type { DaemonConfig, DaemonReady } from './options.ts'
@@ -143,6 +144,7 @@ export class Daemon {
       memory.look()
     }, TICK_MS)
     setImmediate(() => {
+      removeUnusedCompileCache()
       const gone = removeStaleSessions()
       this.#cluster?.gone(gone)
     })

@@ -79,6 +79,16 @@ export function sessionsRoot(): string {
   return join(process.env['BEAMLINE_TMPDIR'] || tmpdir(), `beamline-${uid()}`)
 }
 
+/** Makes the folder that the user's sessions are in, or makes sure that nobody else may write to it. @throws Error with what is wrong with it */
+export function claimSessionsRoot(): void {
+  const root = sessionsRoot()
+  mkdirSync(root, { recursive: true, mode: 0o700 })
+  const { uid: owner, mode } = statSync(root)
+  if (owner !== uid()) throw new Error(`it belongs to user ${owner}`)
+  if ((mode & 0o022) !== 0) throw new Error(`other users may write to it (mode ${(mode & 0o777).toString(8)})`)
+  chmodSync(root, 0o700)
+}
+
 /**
  * Make the directories and the token of a new node.
  *
@@ -97,11 +107,7 @@ export function createSession(options: SessionOptions = {}): Session {
   }
   const token = options.token ?? randomBytes(32).toString('hex')
   try {
-    mkdirSync(root, { recursive: true, mode: 0o700 })
-    const { uid: owner, mode } = statSync(root)
-    if (owner !== uid()) throw new Error(`it belongs to user ${owner}`)
-    if ((mode & 0o022) !== 0) throw new Error(`other users may write to it (mode ${(mode & 0o777).toString(8)})`)
-    chmodSync(root, 0o700)
+    claimSessionsRoot()
     mkdirSync(join(dir, 'logs'), { recursive: true, mode: 0o700 })
     writeFileSync(join(dir, 'token'), token, { mode: 0o600 })
   } catch (cause) {

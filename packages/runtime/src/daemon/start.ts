@@ -5,8 +5,9 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { closeSync, openSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { BeamlineError } from '../errors.ts'
+import { compileCacheFolder } from './compile-cache.ts'
 import { DAEMON_CONFIG_ENV, type DaemonConfig, type DaemonOptions, type DaemonReady, daemonConfig } from './options.ts'
-import { createSession, killSessionProcesses, removeSession, sessionsRoot } from './session.ts'
+import { createSession, killSessionProcesses, removeSession } from './session.ts'
 
 export interface DaemonHandle extends DaemonReady {
   /**
@@ -94,7 +95,7 @@ function launch(config: DaemonConfig, logPath: string): ChildProcess {
       // One that stays must not depend on a folder that may go.
       cwd: config.embedded ? process.cwd() : '/',
       stdio: [config.embedded ? 'pipe' : 'ignore', 'pipe', log],
-      env: { NODE_COMPILE_CACHE: join(sessionsRoot(), 'compile-cache'), ...process.env, [DAEMON_CONFIG_ENV]: JSON.stringify(config) },
+      env: { NODE_COMPILE_CACHE: compileCacheFolder(), ...process.env, [DAEMON_CONFIG_ENV]: JSON.stringify(config) },
     })
   } finally {
     closeSync(log)

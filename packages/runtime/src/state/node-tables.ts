@@ -253,7 +253,7 @@ export const allLabels = (config: Pick<NodeConfig, 'node' | 'labels'>): Labels =
 /** Environment variables that take effect only when a process starts. */
 export function startVariables(env: Readonly<Record<string, string>>): Record<string, string> {
   const start =
-    /^(NODE_OPTIONS|NODE_EXTRA_CA_CERTS|NODE_ICU_DATA|NODE_V8_COVERAGE|UV_THREADPOOL_SIZE|UV_USE_IO_URING|OPENSSL_CONF|GLIBC_TUNABLES|LD_.*|DYLD_.*|MALLOC_.*)$/
+    /^(NODE_OPTIONS|NODE_EXTRA_CA_CERTS|NODE_ICU_DATA|NODE_V8_COVERAGE|NODE_COMPILE_CACHE|UV_THREADPOOL_SIZE|UV_USE_IO_URING|OPENSSL_CONF|GLIBC_TUNABLES|LD_.*|DYLD_.*|MALLOC_.*)$/
   return Object.fromEntries(Object.entries(env).filter(([name]) => start.test(name)))
 }
 

@@ -4,11 +4,10 @@
  * Starts attaching before it loads anything that only some tasks need: this is on the path of every cold start.
  */
 import { writeFileSync } from 'node:fs'
-import { enableCompileCache } from 'node:module'
+import { flushCompileCache } from 'node:module'
 import { LISTENING_LINE, WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from '../daemon/bootstrap.ts'
+import { loadOwn } from '../own-imports.ts'
 import { endWithNode } from './end.ts'
-
-enableCompileCache()
 
 /** Of -1,000 to 1,000. When the machine has no memory left, its kernel is to end workers, and what they started, before the daemon and other programs. */
 const OOM_SCORE = 500
@@ -31,6 +30,8 @@ const bootstrap = JSON.parse(text) as WorkerBootstrap
 
 /** What a worker may take to put things in order when its node stops; a node that died is noticed earlier. */
 const STOP_MS = 1_500
+/** When it has loaded and run what most workers do. */
+const SETTLED_MS = 1_000
 let serving = false
 
 /** Resolves when the node listens; the end of stdin is the end of the node. */
@@ -49,6 +50,8 @@ const listening = new Promise<void>((resolve) => {
   process.stdin.on('error', ended)
 })
 
-const [{ serve }] = await Promise.all([import('./serve.ts'), listening])
+const [{ serve }] = await Promise.all([loadOwn(() => import('./serve.ts')), listening])
 await serve(bootstrap)
 serving = true
+// Node keeps what it compiled when a process ends, but most workers live on or are killed, and the next ones start meanwhile.
+setTimeout(flushCompileCache, SETTLED_MS).unref()

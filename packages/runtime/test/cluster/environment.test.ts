@@ -1,5 +1,5 @@
 /** env of tasks, actors and the program: variables, working directory, modules; and what is said when something is missing. */
-import { mkdirSync, mkdtempSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
@@ -61,6 +61,19 @@ test('an actor has its environment, too', async () => {
   }
   const place = remote(Place, { env: { vars: { A: 'b' }, workingDir: dir, modules: [join(dir, 'setup.mjs')] } }).remote()
   expect(await get(place.where.remote())).toEqual({ cwd: dir, variable: 'b', ready: true })
+})
+
+test('what a worker compiled is there for the next ones while it lives', async () => {
+  const folder = join(dir, 'compiled')
+  class Idle {
+    pid(): number {
+      return process.pid
+    }
+  }
+  const idle = remote(Idle, { env: { vars: { NODE_COMPILE_CACHE: folder } } }).remote()
+  const pid = await get(idle.pid.remote())
+  await expect.poll(() => existsSync(folder) && readdirSync(folder, { recursive: true }).length > 50, { timeout: 10_000 }).toBe(true)
+  expect(await get(idle.pid.remote())).toBe(pid)
 })
 
 describe('what is missing fails the tasks that need it, before they run', () => {
