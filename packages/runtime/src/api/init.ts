@@ -3,10 +3,10 @@
  */
 import { randomBytes } from 'node:crypto'
 import { existsSync, realpathSync } from 'node:fs'
-import { enableCompileCache } from 'node:module'
 import { constants, hostname } from 'node:os'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { type CallSiteObject, getCallSites } from 'node:util'
 import { current, currentOrNone, setCurrent } from '../core/current.ts'
 import type { Runtime } from '../core/runtime.ts'
 import { inheritedFlags } from '../daemon/inherited-flags.ts'
@@ -17,6 +17,7 @@ import { BeamlineError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
 import type { JobConfig } from '../net/gen/node.ts'
 import type { CodePackage } from '../packages/pack.ts'
+import { loadOwn } from '../own-imports.ts'
 import { KINDS } from './kinds.ts'
 import { printLogLines, printWarning } from './output.ts'
 import { checkNames, type Environment, toEnvironment } from './options.ts'
@@ -105,6 +106,8 @@ export interface Cluster extends AsyncDisposable {
 
 let stopping: (() => Promise<void>) | undefined
 let starting = false
+/** Deeper than most programs call `init()` from their entry file. */
+const CALLERS_MAX = 30
 
 /** True between `init()` and `shutdown()`, and always in a worker. */
 export function isInitialized(): boolean {
@@ -127,35 +130,35 @@ export async function init(options: InitOptions = {}): Promise<Cluster> {
   if (currentOrNone() || starting) throw new BeamlineError('ALREADY_INITIALIZED', {})
   checkNames('init', options, INIT_OPTIONS)
   starting = true
+  const callers = getCallSites(CALLERS_MAX)
   const release = endBetweenTurns()
   try {
-    return await start(options)
+    return await start(options, callers)
   } finally {
     release()
     starting = false
   }
 }
 
-async function start(options: InitOptions): Promise<Cluster> {
+async function start(options: InitOptions, callers: readonly CallSiteObject[]): Promise<Cluster> {
   const { reconnectMs = LIMITS.reconnectMs } = options
   if (typeof reconnectMs !== 'number' || !(reconnectMs >= 0)) {
     throw new BeamlineError('INVALID_ARGUMENT', { what: 'reconnectMs', got: String(reconnectMs), expected: 'milliseconds, 0 or more' })
   }
   const address = options.address ?? (process.env['BEAMLINE_ADDRESS'] || undefined)
-  enableCompileCache()
+  const { useCompileCache } = await import('../daemon/compile-cache.ts')
+  useCompileCache()
   // The daemon's process comes first: its start is the longest part. What this process needs (network part, parser and
   // the rest) loads meanwhile, and from the cache at the next start.
   const starting = address === undefined ? startOwn(await import('../daemon/start.ts'), options) : joinAt(address, options)
   starting.catch(() => undefined) // awaited below
-  const runtimeModule = import('../core/runtime.ts')
+  // What captures closures comes first: where it needs a debugger, V8 hashes every script that is loaded, 10 ms for a million characters.
+  const runtimeModule = loadOwn(async () => {
+    const { prepareEntry } = await import('../functions/function-facts.ts')
+    prepareEntry(callers)
+    return import('../core/runtime.ts')
+  })
   runtimeModule.catch(() => undefined) // awaited below, unless the daemon fails first
-  // so does the debugger that reads what closures capture: 50 ms and more that the first call need not wait for
-  void runtimeModule
-    .then(() => import('../functions/index.ts'))
-    .then(
-      ({ warmUp }) => warmUp(),
-      () => undefined,
-    )
   const found = await starting
   const daemon = 'stop' in found ? found : undefined
   const id = randomBytes(8).toString('hex')

@@ -3,7 +3,9 @@
  *
  * Facts that cannot change are kept per function object; values of bindings that can are read anew by every `readValues`.
  */
+import type { CallSiteObject } from 'node:util'
 import type { Class } from 'acorn'
+import { entryText } from './entry-text.ts'
 import { type FunctionView, type ScopeView, type ScriptInfo, theInspector } from './inspector.ts'
 import { exportOf, importsEntry, isEntry } from './module-reference.ts'
 import type { CommonJsNode, ImportNode } from './payload.ts'
@@ -54,9 +56,25 @@ function analysisOf(script: ScriptInfo): ScriptAnalysis | SyntaxError {
   return analysis
 }
 
-/** Attach the inspector and read the entry file, where most functions that are sent are written. */
-export function prepareEntry(): void {
-  for (const script of theInspector().find(isEntry)) analysisOf(script)
+/** Id of the entry file's script, while its text is that on the disk and not what V8 says. */
+let readFromDisk: string | undefined
+
+/**
+ * Attach the inspector and read the entry file, where most functions that are sent are written.
+ *
+ * @param callers - of which one may be the entry file
+ */
+export function prepareEntry(callers: readonly CallSiteObject[]): void {
+  const inspector = theInspector()
+  const caller = callers.find(({ scriptName }) => isEntry(scriptName))
+  const text = caller && entryText(caller.scriptName)
+  const analysis = text === undefined ? undefined : tryAnalyse(text, true)
+  if (caller && analysis && !(analysis instanceof SyntaxError)) {
+    const { scriptId: id, scriptName: url } = caller
+    inspector.know({ id, url, isModule: true, startLine: 0, startColumn: 0 })
+    analyses.set(id, analysis)
+    readFromDisk = id
+  } else for (const script of inspector.find(isEntry)) analysisOf(script)
 }
 
 function tryAnalyse(source: string, isModule: boolean): ScriptAnalysis | SyntaxError {
@@ -77,7 +95,13 @@ export function factsOf(fn: Function, view: FunctionView): FunctionFacts | strin
   const { script } = location
   const analysis = analysisOf(script)
   if (analysis instanceof SyntaxError) return `is written in a script that cannot be read (${analysis.message})`
-  const site = siteOf(analysis, Function.prototype.toString.call(fn), offsetOf(analysis.source, script, location))
+  const offset = offsetOf(analysis.source, script, location)
+  const site = siteOf(analysis, Function.prototype.toString.call(fn), offset)
+  if (script.id === readFromDisk && !(site && site.start <= offset && offset < site.end)) {
+    readFromDisk = undefined
+    analyses.delete(script.id)
+    return factsOf(fn, view)
+  }
   if (!site) return 'has a source text that cannot be found in its script'
   const specials = analysis.specials.filter(
     (s) => s.start >= site.bodyStart && s.start < site.end && (s.owner === undefined || encloses(s.owner, site.outerScope)),

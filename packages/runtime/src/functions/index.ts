@@ -5,7 +5,6 @@
  * it can have changed.
  */
 import { Capture } from './capture.ts'
-import { prepareEntry } from './function-facts.ts'
 import { keep, keptFor, shippedFrom } from './kept.ts'
 import { encodePayload } from './payload.ts'
 
@@ -51,11 +50,6 @@ function captureNow(fn: object, captures: Readonly<Record<string, unknown>> | un
   } catch (error) {
     throw capture.explain(error)
   }
-}
-
-/** Load and attach what the first `ship` needs: 50 to 100 ms that a program can spend while it waits for its daemon. */
-export function warmUp(): void {
-  prepareEntry()
 }
 
 /** A function's name for messages; `anonymous` where it has none. */

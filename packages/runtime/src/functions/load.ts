@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { constants, Script } from 'node:vm'
 import { BeamlineError } from '../errors.ts'
 import { isEntry, rememberModule } from './module-reference.ts'
+import { quietly } from './quietly.ts'
 import { keep, shippedFrom } from './kept.ts'
 import {
   decodePayload,
@@ -103,22 +104,16 @@ function importAs(parent: string, specifier: string, attributes: Readonly<Record
 
 /** A script whose dynamic imports are resolved from its file name, like those of the file itself. */
 function compile(source: string, options: { filename: string; lineOffset?: number; columnOffset?: number }): Script {
-  if (!isQuiet) quietExperiment()
+  if (!isQuiet) warnNow()
   return new Script(source, { ...options, importModuleDynamically: constants.USE_MAIN_CONTEXT_DEFAULT_LOADER })
 }
 
 let isQuiet = false
 
-/** Node warns at the first import through this loader, on the stderr of a program that never asked for it: have that one now. */
-function quietExperiment(): void {
+/** Node warns at the first import through this loader: have that one now. */
+function warnNow(): void {
   isQuiet = true
-  const { emitWarning } = process
-  process.emitWarning = () => undefined
-  try {
-    void compile('import("node:process")', { filename: import.meta.filename }).runInThisContext()
-  } finally {
-    process.emitWarning = emitWarning
-  }
+  quietly(() => void compile('import("node:process")', { filename: import.meta.filename }).runInThisContext())
 }
 
 function follow(start: unknown, path: readonly string[]): unknown {
