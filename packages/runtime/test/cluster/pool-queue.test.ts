@@ -1,7 +1,7 @@
 /** ActorPool and Queue on real processes. */
 import { ActorPool, getActor, get, init, kill, Queue, remote, shutdown, type ActorHandle, type BeamlineError } from '@beamline/runtime'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
-import { failure, Tally } from './helpers.ts'
+import { failure, Gate, Tally } from './helpers.ts'
 
 beforeAll(async () => {
   await init({ cpus: 2, quiet: true })
@@ -14,6 +14,10 @@ class Worker {
   }
   async slowWhenEven(x: number): Promise<number> {
     if (x % 2 === 0) await new Promise((resolve) => setTimeout(resolve, 50))
+    return x
+  }
+  async after(gate: ActorHandle<Gate>, x: number): Promise<number> {
+    await get(gate.arrive.remote())
     return x
   }
   async fail(x: number): Promise<number> {
@@ -93,9 +97,12 @@ describe('ActorPool', () => {
     expect(await pool.getNext()).toBe(3)
     expect(pool.hasNext).toBe(false)
     expect((await failure(pool.getNext())).code).toBe('INVALID_ARGUMENT')
-    pool.submit((worker) => worker.slowWhenEven.remote(2))
-    pool.submit((worker) => worker.slowWhenEven.remote(1))
-    expect([await pool.getNextUnordered(), await pool.getNextUnordered()]).toEqual([1, 2])
+    const gate = remote(Gate).remote(2)
+    pool.submit((worker) => worker.after.remote(gate, 2))
+    pool.submit((worker) => worker.twice.remote(3))
+    expect(await pool.getNextUnordered()).toBe(6)
+    await get(gate.arrive.remote())
+    expect(await pool.getNextUnordered()).toBe(2)
   })
 
   test('an actor that dies leaves the pool; without actors calls fail', async () => {
