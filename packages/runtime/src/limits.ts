@@ -69,8 +69,10 @@ export const LIMITS = {
   packageChunkBytes: 131_072,
   /** Packed code that the head keeps in its control store… */
   packageStoreBytes: 4_294_967_296,
-  /** …or in memory, when it has none. */
+  /** …or in memory, when it has none… */
   packageMemoryBytes: 536_870_912,
+  /** …or in a bucket or folder outside of it. */
+  packagePlaceBytes: 68_719_476_736,
   /** Unpacked code that a node keeps for jobs to come. */
   packageCacheBytes: 4_294_967_296,
   /** A program whose daemon was killed looks so long for another one. */

@@ -86,6 +86,7 @@ program
   .option('--host <address>', 'address of this machine on which others reach it (default: 127.0.0.1 at a head, else the one from which the head is reached)')
   .option('--port <n>', 'port for other daemons (default: 6380 at a head if it is free, else any)', whole)
   .option('--store <url>', 'control store: sqlite:/PATH, redis://…, postgres://…, memory: (default: SQLite in the folder of sessions)')
+  .option('--packages <url>', 'at a head: s3://BUCKET/PREFIX or file:///FOLDER for packed code of programs (default: the control store)')
   .option('--labels <list>', 'facts that tasks may ask for, as name=value,name=value', labels)
   .option('--tls', 'encrypt: makes certificates if --tls-dir has none')
   .option('--tls-dir <folder>', 'ca.pem, cert.pem and key.pem of the cluster: encrypt with them')

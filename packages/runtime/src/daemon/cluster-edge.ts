@@ -23,6 +23,7 @@ import { NodeQuestions } from './node-questions.ts'
 import type { ClusterConfig, DaemonConfig } from './options.ts'
 import { blobsInMemory } from '../packages/package-blobs.ts'
 import { NodePackages } from '../packages/node-packages.ts'
+import { placeWithin } from '../packages/package-place.ts'
 import { ProcessDirectory, type ProcessPort } from './process-directory.ts'
 import { adoptSession } from './session.ts'
 
@@ -106,6 +107,7 @@ export class ClusterEdge {
       // The folder of the store is in memory, as a rule: work goes on when the disk is full.
       dirs: [dir, storeDir].map((each) => join(each, 'packages')),
       store: cluster.head ? (head?.blobs ?? blobsInMemory()) : undefined,
+      place: cluster.packages === '' ? '' : placeWithin(cluster.packages, config.session.cluster),
       toHead: (body) => this.#toHead(body),
       toNode: (to, body) => mesh.send(to, body),
     })
@@ -215,6 +217,8 @@ export class ClusterEdge {
     if (this.#membership !== undefined)
       this.mesh.send(this.#membership.head, { $case: 'leave', value: { node: this.config.session.node, reason, deadlineMs: 0, replaced: false } })
     await Promise.all([this.mesh.close(), this.#plane?.close()])
+    // What a head keeps in memory only, no other head finds.
+    if (forget || this.#head === undefined) await this.packages.clear().catch((error: Error) => log(() => `packed code stays: ${error.message}`))
     await this.#head?.close(forget)
   }
 

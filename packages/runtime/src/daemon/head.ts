@@ -8,7 +8,7 @@ import { hostname } from 'node:os'
 import { debug } from '../debug.ts'
 import { BeamlineError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
-import { type BlobStore, PackageBlobs } from '../packages/package-blobs.ts'
+import type { BlobStore } from '../packages/package-blobs.ts'
 import type { ControlStore, Write } from '../store/control-store.ts'
 import { HeadLease } from '../store/head-lease.ts'
 import { openStore } from '../store/open-store.ts'
@@ -118,7 +118,6 @@ export class HeadStore {
   async close(forget: boolean): Promise<void> {
     try {
       if (forget && this.isHead) {
-        await new PackageBlobs(this.blobs).clear()
         const keys = [...(await this.#store.scan(RECORDS)).map(({ key }) => key), CLUSTER_KEY]
         await this.#store.write(
           keys.map((key) => ({ key, value: undefined })),

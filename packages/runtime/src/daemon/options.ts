@@ -7,6 +7,7 @@ import { availableParallelism, hostname, totalmem } from 'node:os'
 import { dirname, resolve } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import type { Resources } from '../net/gen/node.ts'
+import { placeProblem } from '../packages/package-place.ts'
 import type { S3Options } from '../spill/s3-target.ts'
 import { GPU_LABEL, HOST_LABEL } from '../state/labels.ts'
 import { visibleGpus, gpuModel } from './gpus.ts'
@@ -68,6 +69,8 @@ export interface DaemonOptions {
   readonly port?: number
   /** URL of the control store: `memory:`, `sqlite:/path`, `redis://…`, `postgres://…`. */
   readonly store?: string
+  /** At the head: where packed code of programs is kept: `s3://bucket/prefix`, or `file:///folder` that every machine sees; default: in the control store. */
+  readonly packages?: string
   /** A node that is silent is declared dead within this time; default 10,000. The head tells the others. */
   readonly nodeTimeoutMs?: number
   /** Default 1,000, or a fifth of `nodeTimeoutMs` if that is less. The head tells the others. */
@@ -93,6 +96,8 @@ export interface ClusterConfig {
   /** Port to try before any; 0: none. */
   readonly portWished: number
   readonly store: string
+  /** URL of the place for packed code; "": the control store. */
+  readonly packages: string
   /** URL of the store in which a node can look for the head; "" until it was told one. */
   readonly lookIn: string
   readonly nodeTimeoutMs: number
@@ -191,14 +196,17 @@ export function daemonConfig(options: DaemonOptions, session: Session, embedded:
 }
 
 function clusterConfig(options: DaemonOptions): ClusterConfig {
-  const { head = false, address = '', host, port, store, tlsDir = '', insecure = false } = options
+  const { head = false, address = '', host, port, store, packages = '', tlsDir = '', insecure = false } = options
   if (head && address !== '') throw invalid('address', JSON.stringify(address), 'no address at a head')
   if (!head && !/^.+:\d+$/.test(address)) throw invalid('address', JSON.stringify(address), 'HOST:PORT of a daemon')
   if (host !== undefined && isWildcard(host)) throw invalid('host', JSON.stringify(host), 'the one address at which other machines reach this one')
-  for (const name of ['store', 'nodeTimeoutMs', 'heartbeatMs'] as const) {
+  for (const name of ['store', 'packages', 'nodeTimeoutMs', 'heartbeatMs'] as const) {
     const value = options[name]
     if (!head && value !== undefined) throw invalid(name, JSON.stringify(value), 'nothing at a node that joins: its head tells it')
   }
+  const problem = packages === '' ? undefined : placeProblem(packages)
+  if (problem !== undefined)
+    throw invalid('packages', `${JSON.stringify(packages)} (${problem})`, 's3://BUCKET/PREFIX, or file:///FOLDER of a folder that is there')
   const nodeTimeoutMs = count('nodeTimeoutMs', options.nodeTimeoutMs ?? 10_000)
   if (nodeTimeoutMs < NODE_TIMEOUT_MIN_MS) throw invalid('nodeTimeoutMs', String(nodeTimeoutMs), `${NODE_TIMEOUT_MIN_MS} or more`)
   const heartbeatMs = count('heartbeatMs', options.heartbeatMs ?? Math.min(1_000, Math.floor(nodeTimeoutMs / 5)))
@@ -213,6 +221,7 @@ function clusterConfig(options: DaemonOptions): ClusterConfig {
     port: port ?? 0,
     portWished: head && port === undefined ? HEAD_PORT : 0,
     store: store ?? MEMORY_STORE,
+    packages,
     lookIn: '',
     nodeTimeoutMs,
     heartbeatMs,

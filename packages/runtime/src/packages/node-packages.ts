@@ -13,8 +13,10 @@ type MeshBody = NonNullable<MeshMessage['body']>
 export interface NodePackagesOptions {
   /** Where packages are unpacked: the first that has room. */
   readonly dirs: readonly string[]
-  /** At the head: where they are kept. */
+  /** At the head: where they are kept, or what is where. */
   readonly store: BlobStore | undefined
+  /** At the head: URL of the place for them; "": the store. */
+  readonly place: string
   readonly toHead: (body: MeshBody) => void
   readonly toNode: (node: string, body: MeshBody) => void
 }
@@ -22,9 +24,11 @@ export interface NodePackagesOptions {
 export class NodePackages {
   readonly #exchange: PackageExchange
   readonly #cache: PackageCache
+  readonly #blobs: PackageBlobs | undefined
 
-  constructor({ dirs, store, toHead, toNode }: NodePackagesOptions) {
-    const blobs = store && new PackageBlobs(store)
+  constructor({ dirs, store, place, toHead, toNode }: NodePackagesOptions) {
+    const blobs = store && new PackageBlobs({ store, place })
+    this.#blobs = blobs
     this.#exchange = new PackageExchange({ blobs, toHead, toNode })
     this.#cache = new PackageCache({ dirs, fetch: (digest) => this.#exchange.fetch(digest) })
   }
@@ -52,6 +56,11 @@ export class NodePackages {
 
   jobEnded(job: string): void {
     this.#cache.jobEnded(job)
+  }
+
+  /** At the head, when its cluster ends: nothing is kept. */
+  async clear(): Promise<void> {
+    await this.#blobs?.clear()
   }
 
   /** A process of this node, or another node, is gone. */

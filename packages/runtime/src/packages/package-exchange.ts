@@ -1,6 +1,7 @@
 /**
  * How packed code gets from a program to the nodes that run its tasks: the program gives it to its daemon, that one to the head, which keeps it in the
- * control store; nodes ask the head for it, part by part, when the first worker there needs it.
+ * control store, or puts it into the place that the cluster has for packages. Nodes ask the head for it when the first worker there needs it: they get it
+ * part by part, or read it from where the head says that it is.
  *
  * Every message may come twice: parts have their place, and asking again gives the same answer. A question that is not answered in time, because the
  * head changed, is asked again.
@@ -9,7 +10,7 @@ import { createHash } from 'node:crypto'
 import type { MeshMessage, PackageChunk, PackagePart } from '../net/gen/mesh.ts'
 import type { Failure, PackagePut } from '../net/gen/node.ts'
 import { LIMITS } from '../limits.ts'
-import type { PackageBlobs } from './package-blobs.ts'
+import { type PackageBlobs, readPlace } from './package-blobs.ts'
 
 type MeshBody = NonNullable<MeshMessage['body']>
 
@@ -69,8 +70,9 @@ export class PackageExchange {
     }
     const parts: Uint8Array[] = []
     for (let offset = 0; ; ) {
-      const { chunk, bytes, failure } = await this.#ask((request) => ({ $case: 'packageWanted', value: { request, digest, offset } }))
+      const { chunk, bytes, failure, place } = await this.#ask((request) => ({ $case: 'packageWanted', value: { request, digest, offset } }))
       if (failure !== '') throw new Error(failure)
+      if (place !== '') return readPlace(place, digest, bytes)
       parts.push(chunk)
       offset += chunk.length
       if (offset >= bytes) return Buffer.concat(parts)
@@ -119,7 +121,7 @@ export class PackageExchange {
     try {
       value = { request, failure: '', ...(await work()) }
     } catch (error) {
-      value = { request, failure: (error as Error).message, chunk: Buffer.alloc(0), offset: 0, bytes: 0 }
+      value = { request, failure: (error as Error).message, chunk: Buffer.alloc(0), offset: 0, bytes: 0, place: '' }
     }
     this.#options.toNode(node, { $case: 'packageChunk', value })
   }
@@ -127,7 +129,7 @@ export class PackageExchange {
   async #read(digest: string, offset: number): Promise<Omit<PackageChunk, 'request' | 'failure'>> {
     const part = await this.#options.blobs?.part(digest, offset)
     if (!part) throw new Error(`the head has no packed code ${digest}`)
-    return { chunk: Buffer.from(part.chunk), offset, bytes: part.bytes }
+    return { chunk: Buffer.from(part.chunk), offset, bytes: part.bytes, place: part.place }
   }
 
   async #store(node: string, part: PackagePart): Promise<Omit<PackageChunk, 'request' | 'failure'>> {
@@ -135,7 +137,7 @@ export class PackageExchange {
     if (!blobs) throw new Error('this node is not the head')
     if (part.offset === 0) await this.#forgetIfGone(`${node} ${part.digest}`, part.digest, blobs)
     await this.#collect(node, part)
-    return { chunk: Buffer.alloc(0), offset: part.offset, bytes: part.bytes }
+    return { chunk: Buffer.alloc(0), offset: part.offset, bytes: part.bytes, place: '' }
   }
 
   /** What was kept may have made room for other code since: then it comes anew. */

@@ -162,3 +162,28 @@ test('a node that needs the code for the first time after the head was killed ge
   expect(await driver.event('done')).toMatchObject({ result: 27, node: third.id, cwd: expect.stringMatching(/\/packages\/[0-9a-f]{64}$/) })
   expect((await driver.exited).code).toBe(0)
 })
+
+test('code is kept in the folder that the head was told, from where nodes read it, until the cluster ends', async () => {
+  const kept = join(app, 'data', 'kept')
+  mkdirSync(kept, { recursive: true })
+  await using own = await startTestCluster({
+    nodes: [
+      { cpus: 0, args: ['--packages', `file://${kept}`] },
+      { cpus: 1, resources: { tape: 1 } },
+    ],
+  })
+  const [first, second] = own.nodes as [TestNode, TestNode]
+  const driver = first.driver(join(app, 'main.ts'), { args: ['{}'], cwd: app })
+  const { direct } = (await driver.event('done')) as unknown as Record<string, Answer>
+  await driver.exited
+  expect(direct).toMatchObject({ result: 12, node: second.id })
+  const [folder] = readdirSync(kept) as [string]
+  expect(readdirSync(join(kept, folder))).toEqual([`${direct?.cwd.split('/').at(-1)}.tgz`])
+  await first.cli('stop', '--cluster')
+  expect(readdirSync(join(kept, folder))).toEqual([])
+})
+
+test('a place for packages that cannot be one is refused before a daemon starts', async () => {
+  const failed = await startTestCluster({ nodes: [{ cpus: 1, args: ['--packages', 'file:///nowhere/at/all'] }] }).catch((error: Error) => error)
+  expect(String(failed)).toMatch(/packages is "file:\/\/\/nowhere\/at\/all" \(ENOENT.*\); expected s3:\/\/BUCKET\/PREFIX, or file:\/\/\/FOLDER/)
+})

@@ -1,16 +1,23 @@
 /** Packed code on its way from a process over its daemon to the head and to another node. */
 import { createHash, randomBytes } from 'node:crypto'
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import { expect, test } from 'vitest'
 import type { MeshMessage } from '../../src/net/gen/mesh.ts'
 import { LIMITS } from '../../src/limits.ts'
 import { blobsInMemory, PackageBlobs } from '../../src/packages/package-blobs.ts'
 import { PackageExchange } from '../../src/packages/package-exchange.ts'
+import { folder } from './folder.ts'
 
 type Body = NonNullable<MeshMessage['body']>
 
 /** A head and a node; `carry` sees every message between them and says how often it arrives. */
-function pair(carry: (to: string, body: Body) => number = () => 1): { head: PackageExchange; node: PackageExchange; blobs: PackageBlobs; newHead: () => void } {
-  const blobs = new PackageBlobs(blobsInMemory())
+function pair(
+  carry: (to: string, body: Body) => number = () => 1,
+  place: string = '',
+): { head: PackageExchange; node: PackageExchange; blobs: PackageBlobs; newHead: () => void } {
+  const blobs = new PackageBlobs({ store: blobsInMemory(), place })
   const deliver = (to: string, from: string, body: Body): void => {
     const times = carry(to, body)
     for (let i = 0; i < times; i++) queueMicrotask(() => (to === 'head' ? head : node).message(from, body))
@@ -42,6 +49,21 @@ test('a program at one node gives its code, and the other node gets it, through 
   expect(Buffer.from((await blobs.get(digest)) as Uint8Array).equals(bytes)).toBe(true)
   expect(Buffer.from(await node.fetch(digest)).equals(bytes)).toBe(true)
   expect(Buffer.from(await head.fetch(digest)).equals(bytes)).toBe(true)
+})
+
+test('with a place for packages the head tells the node where the code is, and the node reads it there in one go', async () => {
+  const path = folder()
+  const bodies: Body[] = []
+  const carry = (_to: string, body: Body): number => {
+    bodies.push(body)
+    return 1
+  }
+  const { head, node } = pair(carry, pathToFileURL(path).href)
+  expect(await upload(head)).toEqual({ failure: undefined })
+  expect(Buffer.from(await node.fetch(digest)).equals(bytes)).toBe(true)
+  expect(bodies.map(({ $case }) => $case)).toEqual(['packageWanted', 'packageChunk'])
+  rmSync(join(path, `${digest}.tgz`))
+  await expect(node.fetch(digest)).rejects.toThrow(/ENOENT/)
 })
 
 test('every message may arrive twice', async () => {
@@ -99,7 +121,7 @@ test('code that nobody gave is missing with its name, and damaged code is not st
 
 test('beyond its quota the head lets go of what was stored longest ago, and of all of it when the cluster ends', async () => {
   const store = { ...blobsInMemory(), quotaBytes: 2_500 }
-  const blobs = new PackageBlobs(store, 300)
+  const blobs = new PackageBlobs({ store, partBytes: 300 })
   for (const name of ['a', 'b', 'c']) {
     await blobs.put(name, Buffer.alloc(1_000, name))
     await new Promise((resolve) => setTimeout(resolve, 2))

@@ -397,8 +397,11 @@ export interface PackageChunk {
   request: number;
   chunk: Uint8Array;
   offset: number;
+  /** 0: unknown */
   bytes: number;
   failure: string;
+  /** URL of the place that has it; "": the head has, and sends it in parts */
+  place: string;
 }
 
 export interface PackagePart {
@@ -4251,7 +4254,7 @@ export const PackageWanted: MessageFns<PackageWanted> = {
 };
 
 function createBasePackageChunk(): PackageChunk {
-  return { request: 0, chunk: new Uint8Array(0), offset: 0, bytes: 0, failure: "" };
+  return { request: 0, chunk: new Uint8Array(0), offset: 0, bytes: 0, failure: "", place: "" };
 }
 
 export const PackageChunk: MessageFns<PackageChunk> = {
@@ -4270,6 +4273,9 @@ export const PackageChunk: MessageFns<PackageChunk> = {
     }
     if (message.failure !== "") {
       writer.uint32(42).string(message.failure);
+    }
+    if (message.place !== "") {
+      writer.uint32(50).string(message.place);
     }
     return writer;
   },
@@ -4325,6 +4331,14 @@ export const PackageChunk: MessageFns<PackageChunk> = {
             }
 
             message.failure = reader.string();
+            continue;
+          }
+          case 6: {
+            if (tag !== 50) {
+              break;
+            }
+
+            message.place = reader.string();
             continue;
           }
         }
