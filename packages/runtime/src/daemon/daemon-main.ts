@@ -25,7 +25,7 @@ const giveUp = (): void => {
 }
 process.on('SIGTERM', giveUp)
 // In a cluster of several machines the workers come later: the id and the token of the cluster are told by its head, or its store.
-const cluster = config.cluster === undefined ? undefined : await import('./open-cluster.ts').then(({ openCluster }) => openCluster(config))
+const cluster = config.cluster === undefined ? undefined : await (await loadOwn(() => import('./open-cluster.ts'))).openCluster(config)
 const settled = cluster?.config ?? config
 const { launchWorkers } = await loadOwn(() => import('./launch.ts'))
 const workers = launchWorkers(settled, cluster?.host)
