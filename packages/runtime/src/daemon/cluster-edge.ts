@@ -183,6 +183,7 @@ export class ClusterEdge {
       faults: faultsOfEnvironment(),
       store: port.store,
       nodes: () => this.nodes.others.map(planeNode),
+      whyDead: (other) => this.nodes.whyDead(other),
       sendToNode: (node, body) => this.mesh.send(node, body),
       sendToProcess: (process, message) => this.#tell(process, message),
       validate: process.env['BEAMLINE_VALIDATE'] === '1',

@@ -39,6 +39,12 @@ export class KnownNodes {
     return this.#nodes.get(node)?.state === 'DEAD'
   }
 
+  /** Undefined while it lives, or is not known. */
+  whyDead(node: string): string | undefined {
+    const known = this.#nodes.get(node)
+    return known?.state === 'DEAD' ? (known.cause?.code ?? 'NODE_LOST') : undefined
+  }
+
   /** Of a dead node a view has no more than the end: what it was is kept for lists. */
   #know(info: NodeInfo): void {
     const known = this.#nodes.get(info.node)

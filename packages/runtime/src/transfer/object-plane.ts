@@ -48,6 +48,8 @@ export interface ObjectPlaneOptions {
   readonly faults: Faults | undefined
   readonly store: CopyStore
   readonly nodes: () => readonly PlaneNode[]
+  /** Why a node is dead, also one that was so before this one came; undefined while it is not. */
+  readonly whyDead: (node: string) => string | undefined
   /** To another daemon; to one that is dead nothing is sent. */
   readonly sendToNode: (node: string, body: MeshBody) => void
   /** To a process, on whichever node it is. */
@@ -93,7 +95,7 @@ export class ObjectPlane implements CopyStoreListener {
   #streams = 0
 
   constructor(options: ObjectPlaneOptions) {
-    const { node, cluster, token, tls, faults, store, sendToNode, sendToProcess, nodes, validate } = options
+    const { node, cluster, token, tls, faults, store, sendToNode, sendToProcess, nodes, whyDead, validate } = options
     this.#options = options
     this.#client = new BulkClient({ token, cluster, node, tls })
     this.#server = new BulkServer({ token, cluster, node, tls, faults, source: { open: (request, from) => this.#open(request, from) } })
@@ -103,6 +105,7 @@ export class ObjectPlane implements CopyStoreListener {
       client: this.#client,
       maps: this.#maps,
       bulkAddress: (other) => nodes().find((candidate) => candidate.node === other)?.bulkAddress || undefined,
+      whyDead,
       wanted: (key) => [...(this.#wantersOf.get(key)?.values() ?? [])].at(-1),
       sealed: (key, wanters, memory) => this.#sealed(key, wanters, memory),
       here: (wanters) => void this.#deliver(wanters),

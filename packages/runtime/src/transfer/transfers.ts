@@ -23,6 +23,8 @@ export interface TransfersOptions {
   readonly maps: SegmentMaps
   /** HOST:PORT of a node's bulk server; undefined when it is not known (yet). */
   readonly bulkAddress: (node: string) => string | undefined
+  /** Why a node is dead, also one that was so before this one came; undefined while it is not. */
+  readonly whyDead: (node: string) => string | undefined
   readonly wanted: (key: string) => Wanted | undefined
   /** The copy is whole and sealed; these may pin it in this turn. */
   readonly sealed: (key: string, wanters: readonly string[], memory: ObjectMemory) => void
@@ -172,7 +174,7 @@ export class Transfers {
   }
 
   #fetch(key: string, node: string, attempt: number): void {
-    const { client, bulkAddress, wanted } = this.#options
+    const { client, bulkAddress, whyDead, wanted } = this.#options
     const { name, view, chunks, readers } = this.#transfers.get(key)!
     const fetch = new AbortController()
     this.#transfers.get(key)!.fetch = fetch
@@ -180,9 +182,11 @@ export class Transfers {
     const { segment, offset } = node === primary ? place : { segment: '', offset: 0 }
     const request = { owner: name.owner, object: name.object, bytes: chunks.bytes, segment, offset, feeds: readers }
     const address = bulkAddress(node)
+    const dead = whyDead(node)
+    const missing: FetchOutcome = dead === undefined ? { kind: 'cut', reason: 'its address is not known' } : { kind: 'gone', reason: dead }
     const outcome: Promise<FetchOutcome> = address
       ? client.fetch({ node, address, request, memory: view!, chunks, signal: fetch.signal })
-      : Promise.resolve({ kind: 'cut', reason: 'its address is not known' })
+      : Promise.resolve(missing)
     void outcome.then((outcome) => {
       if (!fetch.signal.aborted) this.handle({ kind: 'ended', key, attempt, outcome })
     })

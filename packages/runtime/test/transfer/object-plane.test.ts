@@ -269,6 +269,15 @@ describe('nodes that die', () => {
     expect(holds(await reader.pin(NAME, 48 * MiB, holder).pinned, NAME)).toBe(true)
   })
 
+  test('an object of a node that died before the reader came to the cluster is lost, and not waited for', async () => {
+    const [reader] = (await start({ nodes: 1 })) as [PlaneProcess]
+    reader.tell({ kind: 'died-before', node: 'former' })
+    const { failure } = await reader.pin(NAME, MiB, { node: 'former' } as PlaneProcess).pinned
+    expect(failure?.code).toBe('OBJECT_LOST')
+    expect(JSON.parse(failure!.detailsJson).reason).toBe('no copy is left; node former: it died before')
+    expect((await reader.look()).counts.pulls).toBe(0)
+  })
+
   test('a reader that dies leaves nothing at the source', async () => {
     const [source, reader] = await start({ nodes: 2 })
     await source.put(NAME, 64 * MiB)

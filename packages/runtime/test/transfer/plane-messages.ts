@@ -14,7 +14,7 @@ export type Order =
   | { kind: 'pin'; process: string; pin: ObjectPin }
   | { kind: 'unpin'; process: string; pin: number }
   | { kind: 'mesh'; from: string; body: MeshBody }
-  | { kind: 'node-lost'; node: string }
+  | { kind: 'node-lost' | 'died-before'; node: string }
   | { kind: 'free' | 'freed-on-lost-node'; name: ObjectName }
   | { kind: 'recover'; process: string; request: number; object: number; lostNode: string }
   | { kind: 'process-gone'; process: string }
