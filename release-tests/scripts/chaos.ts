@@ -181,7 +181,7 @@ async function runTogether(cluster: TestCluster, name: FaultName, round: readonl
     unmet: (workers) =>
       all.filter((each) => runs(each) && each.met === 0 && (workers ?? [{ job: each.process }]).some(({ job }) => job === each.process)).length,
   })
-  const ended = Promise.all(all.map((running) => outcome(running, name))).finally(() => stop.abort())
+  const ended = Promise.all(all.map((running) => outcome(cluster, running, name))).finally(() => stop.abort())
   const [outcomes] = await Promise.all([ended, faults])
   await cluster.waitForNodes(NODES, { withinMs: REST_MS })
   const endMs = performance.now()
@@ -227,7 +227,7 @@ function met(running: readonly Running[]): (workers: readonly BusyWorker[]) => v
   }
 }
 
-async function outcome({ workload, program }: Running, fault: FaultName): Promise<Cell> {
+async function outcome(cluster: TestCluster, { workload, program }: Running, fault: FaultName): Promise<Cell> {
   const startMs = performance.now()
   const exit = await Promise.race([program.exited, delay(PROGRAM_MS, undefined, { ref: false })])
   const seconds = (performance.now() - startMs) / 1000
@@ -244,9 +244,20 @@ async function outcome({ workload, program }: Running, fault: FaultName): Promis
     failure += `\n${program.stderr.trim().split('\n').slice(-15).join('\n')}`
     writeFileSync(join(folder, `${fault}-${workload}.txt`), `${program.stdout}\n${program.stderr}`)
   }
-  if (exit === undefined) await program[Symbol.asyncDispose]()
+  if (exit === undefined) {
+    await keepState(cluster, `${fault}-${workload}`)
+    await program[Symbol.asyncDispose]()
+  }
   console.log(`  ${workload}: ${failure === '' ? 'ok' : 'FAILED'} after ${seconds.toFixed(1)} s`)
   return { ...emptyCell(fault, workload, failure), asked, retries, reconstructions, again, seconds }
+}
+
+/** What the cluster says of itself while a program does not end. */
+async function keepState(cluster: TestCluster, name: string): Promise<void> {
+  const topics = ['nodes', 'tasks', 'waiting', 'leases', 'workers', 'actors', 'objects'] as const
+  const answers = await Promise.allSettled(topics.map((topic) => cluster.head.query<unknown>(topic)))
+  const state = topics.map((topic, index) => [topic, answers[index]] as const)
+  writeFileSync(join(folder, `${name}.state.json`), JSON.stringify(Object.fromEntries(state), undefined, 1))
 }
 
 function keepLogs(cluster: TestCluster, name: FaultName): void {
