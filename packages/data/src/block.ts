@@ -3,6 +3,7 @@
  * (size, slice, concatenate, pick rows or columns) with typed-array loops; how user functions see a block is in `batch.ts`.
  */
 import { type Data, type DataType, Field, makeData, RecordBatch, Schema, Struct, Type, Vector } from 'apache-arrow'
+import { isSet, strideOf, takeData } from './take.ts'
 
 /** What the driver knows about a block without holding it. */
 export interface BlockInfo {
@@ -93,15 +94,14 @@ export function filterRows(batch: RecordBatch, keep: Uint8Array): RecordBatch {
   const rows = new Int32Array(batch.numRows)
   let count = 0
   for (let row = 0; row < keep.length; row++) if (keep[row] !== 0) rows[count++] = row
-  if (count === batch.numRows) return batch
-  return fromColumns(
-    batch.schema,
-    batch.data.children.map((data) => takeData(data, rows.subarray(0, count))),
-    count,
-  )
+  return count === batch.numRows ? batch : takeRows(batch, rows.subarray(0, count))
 }
 
-const isSet = (bitmap: Uint8Array, bit: number): boolean => ((bitmap[bit >> 3] as number) & (1 << (bit & 7))) !== 0
+/** The rows at these indices. */
+export function takeRows(batch: RecordBatch, rows: Int32Array): RecordBatch {
+  const columns = batch.data.children.map((data) => takeData(data as Data, rows))
+  return fromColumns(batch.schema, columns, rows.length)
+}
 
 /** Whether a value of the column is null; null-typed columns hold nothing else. */
 const isValid = (data: Data, row: number): boolean => data.nullCount === 0 || isSet(data.nullBitmap as Uint8Array, data.offset + row)
@@ -215,15 +215,6 @@ function concatOffsets(parts: readonly Data[], length: number): Offsets {
   return offsets
 }
 
-/** Array elements per value of a fixed-width column (2 for 64-bit values in 32-bit arrays, 16 for 16-byte binary). */
-function strideOf(data: Data): number {
-  const type = data.type as DataType & { byteWidth?: number; bitWidth?: number; unit?: number }
-  if (type.typeId === Type.FixedSizeBinary) return type.byteWidth as number
-  if (type.typeId === Type.Decimal) return (type.bitWidth as number) / 32
-  if (type.typeId === Type.Interval) return [1, 2, 4][type.unit as number] ?? 4
-  return 1
-}
-
 function locator(parts: readonly Data[]): <T>(row: number, read: (part: Data, at: number) => T) => T {
   let index = 0
   let start = 0
@@ -235,52 +226,4 @@ function locator(parts: readonly Data[]): <T>(row: number, read: (part: Data, at
     while (row >= start + (parts[index] as Data).length) start += (parts[index++] as Data).length
     return read(parts[index] as Data, row - start)
   }
-}
-
-function takeData(data: Data, rows: Int32Array): Data {
-  const type = data.type as DataType
-  const { length } = rows
-  const nulls = data.nullCount === 0 || type.typeId === Type.Null ? { nullCount: 0 } : { nullBitmap: bitmapOf(length, (i) => isValid(data, rows[i] as number)) }
-  const common = { type, length, ...nulls }
-  switch (type.typeId) {
-    case Type.Null:
-      return makeData({ type, length } as never)
-    case Type.Bool:
-      return makeData({ ...common, data: bitmapOf(length, (i) => isSet(data.values as Uint8Array, data.offset + (rows[i] as number))) } as never)
-    case Type.Struct:
-      return makeData({ ...common, children: data.children.map((child) => takeData(child as Data, rows)) } as never)
-    case Type.FixedSizeList: {
-      const size = (type as DataType & { listSize: number }).listSize
-      const inner = new Int32Array(length * size)
-      for (let i = 0; i < length; i++) for (let k = 0; k < size; k++) inner[i * size + k] = (rows[i] as number) * size + k
-      return makeData({ ...common, child: takeData(data.children[0] as Data, inner) } as never)
-    }
-    case Type.Binary:
-    case Type.Utf8:
-    case Type.LargeBinary:
-    case Type.LargeUtf8:
-    case Type.List:
-    case Type.LargeList:
-    case Type.Map:
-      // Runs of neighbours are slices, and joining slices copies exactly their bytes.
-      return length === 0 ? emptyData(type) : concatData(runsOf(rows).map(([from, count]) => data.slice(from, count)))
-    default: {
-      const stride = strideOf(data)
-      const from = data.values as Int32Array
-      const to = new (type.ArrayType as new (length: number) => Int32Array)(length * stride)
-      if (stride === 1) for (let i = 0; i < length; i++) to[i] = from[rows[i] as number] as number
-      else for (let i = 0; i < length; i++) to.set(from.subarray((rows[i] as number) * stride, ((rows[i] as number) + 1) * stride), i * stride)
-      return makeData({ ...common, data: to, ...(data.dictionary === undefined ? {} : { dictionary: data.dictionary }) } as never)
-    }
-  }
-}
-
-function runsOf(rows: Int32Array): [from: number, count: number][] {
-  const runs: [number, number][] = []
-  for (const row of rows) {
-    const last = runs.at(-1)
-    if (last !== undefined && last[0] + last[1] === row) last[1]++
-    else runs.push([row, 1])
-  }
-  return runs
 }

@@ -9,12 +9,13 @@ import { compact, concat, emptyBatch } from './block.ts'
 import { type Delivery, execute, type Progress } from './exec/executor.ts'
 import { runtimeCluster } from './exec/runtime-cluster.ts'
 import type { BatchProcessor } from './exec/stages.ts'
+import { Expr } from './expr/expression.ts'
 import { OutputDirectory, type WriteMode } from './io/output-directory.ts'
 import { CODECS, type Codec, type ParquetWriteOptions, type WrittenFile } from './io/parquet.ts'
 import { explainLogical, explainPhysical } from './plan/explain.ts'
 import { ANY_WORKER, type AnyFunction, type Compute, type LogicalPlan, type Stage } from './plan/logical.ts'
 import { optimize } from './plan/optimize.ts'
-import { blockRowsFor, countRows, planPhysical, planSchema } from './plan/physical.ts'
+import { blockRowsFor, countRows, type FooterCache, planPhysical, planSchema } from './plan/physical.ts'
 import { ProgressLine } from './progress.ts'
 
 /** Options of {@link Dataset.readParquet}. */
@@ -120,6 +121,7 @@ export class Dataset<R extends Row = Row> {
       paths: typeof paths === 'string' || paths instanceof URL ? [paths] : [...paths],
       columns: options.columns,
       limit: undefined,
+      conditions: [],
     })
   }
 
@@ -154,10 +156,54 @@ export class Dataset<R extends Row = Row> {
     return this.#transform({ kind: 'map', name: nameOf(fn), fn: fn as AnyFunction, types: options.types }, computeOf('tasks', options))
   }
 
-  /** The rows for which `fn` gives a true value; all columns keep their exact types. */
-  filter(fn: (row: R) => unknown, options: ComputeOptions = {}): Dataset<R> {
+  /**
+   * The rows for which an expression is true, or for which a function gives a true value; all columns keep their exact types.
+   *
+   * An expression is evaluated column by column, and row groups whose statistics rule it out are not read; a function is called once per row.
+   *
+   * @throws when consumed: BeamlineError `COLUMN_NOT_FOUND` and `EXPRESSION_INVALID` before any task runs; `EXPRESSION_FAILED` for a value that cannot be evaluated
+   * @example
+   * ds.filter(col('label').isNotNull().and(col('score').gt(0.5)))
+   */
+  filter(condition: Expr | ((row: R) => unknown), options: ComputeOptions = {}): Dataset<R> {
     checkOptions('filter', options, COMPUTE_OPTIONS)
-    return this.#transform({ kind: 'filter', name: nameOf(fn), fn: fn as AnyFunction }, computeOf('tasks', options))
+    const stage: Stage =
+      condition instanceof Expr ? { kind: 'where', condition: condition.node } : { kind: 'filter', name: nameOf(condition), fn: condition as AnyFunction }
+    return this.#transform(stage, computeOf('tasks', options))
+  }
+
+  /**
+   * A column with the values of an expression: in place of the one of that name, else after all others.
+   *
+   * @throws when consumed: BeamlineError `COLUMN_NOT_FOUND` and `EXPRESSION_INVALID` before any task runs; `EXPRESSION_FAILED` for a value that cannot be evaluated
+   * @example
+   * ds.withColumn('y', col('a').mul(col('c')).add(col('b')))
+   */
+  withColumn<N extends string, T>(name: N, value: Expr<T>): Dataset<Omit<R, N> & { [K in N]: T }> {
+    return this.withColumns({ [name]: value } as { [K in N]: Expr<T> }) as unknown as Dataset<Omit<R, N> & { [K in N]: T }>
+  }
+
+  /** As `withColumn`, several at once; each sees the columns as they were before. */
+  withColumns<C extends Readonly<Record<string, Expr>>>(columns: C): Dataset<Omit<R, keyof C> & { [K in keyof C]: C[K]['value'] }> {
+    for (const [name, value] of Object.entries(columns))
+      if (!(value instanceof Expr)) throw invalid(`column "${name}" of withColumns`, value, 'an expression, such as col("a") or lit(1)')
+    return this.#transform({ kind: 'withColumns', columns: Object.entries(columns).map(([name, { node }]) => [name, node] as const) }, ANY_WORKER)
+  }
+
+  /** All columns but these. */
+  drop<K extends keyof R & string>(...columns: K[]): Dataset<Omit<R, K>> {
+    return this.#transform({ kind: 'drop', columns }, ANY_WORKER)
+  }
+
+  /**
+   * The same columns under other names.
+   *
+   * @throws when consumed: BeamlineError `INVALID_ARGUMENT` when two columns would have one name
+   * @example
+   * ds.rename({ img: 'image', lbl: 'label' })
+   */
+  rename<const M extends { readonly [K in keyof R & string]?: string }>(names: M): Dataset<{ [K in keyof R as K extends keyof M ? M[K] & string : K]: R[K] }> {
+    return this.#transform({ kind: 'rename', names: Object.entries(names) as [string, string][] }, ANY_WORKER)
   }
 
   /**
@@ -211,11 +257,13 @@ export class Dataset<R extends Row = Row> {
 
   /** The number of rows; from file footers alone where no step can change it. */
   async count(options: RunOptions = {}): Promise<number> {
-    const plan = optimize({ kind: 'count', input: this.#plan })
-    const known = await countRows(plan, options.signal)
+    const plan: LogicalPlan = { kind: 'count', input: this.#plan }
+    const footers: FooterCache = new Map()
+    await planSchema(plan, footers, options.signal)
+    const known = await countRows(optimize(plan), footers, options.signal)
     if (known !== undefined) return known
     let rows = 0
-    for await (const delivery of run(plan, options)) {
+    for await (const delivery of run(plan, options, footers)) {
       rows += delivery.rows
       delivery.done()
     }
@@ -291,7 +339,7 @@ export class Dataset<R extends Row = Row> {
    * The columns and their Arrow types; from files or memory alone where possible, else from the first block.
    */
   async schema(options: RunOptions = {}): Promise<Schema> {
-    const known = await planSchema(optimize(this.#plan))
+    const known = await planSchema(this.#plan)
     if (known !== undefined) return known
     for await (const batch of blocksOf({ kind: 'limit', input: this.#plan, rows: 1 }, options)) return batch.schema
     throw new BeamlineError('INTERNAL', { what: 'a run gave no block' })
@@ -299,6 +347,7 @@ export class Dataset<R extends Row = Row> {
 
   /** The plan as it was built, as the rules leave it, and as operators over tasks; reads file footers, runs nothing. */
   async explain(): Promise<string> {
+    await planSchema(this.#plan)
     const optimized = optimize(this.#plan)
     const sections = [
       ['Logical plan', explainLogical(this.#plan)],
@@ -315,8 +364,14 @@ export class Dataset<R extends Row = Row> {
 
 const COMPUTE_OPTIONS = ['concurrency', 'cpus', 'gpus', 'memory', 'resources']
 
-async function* run(plan: LogicalPlan, { signal, progress = process.stderr.isTTY === true }: RunOptions): AsyncGenerator<Delivery, void, undefined> {
-  const physical = await planPhysical(optimize(plan), signal)
+async function* run(
+  plan: LogicalPlan,
+  { signal, progress = process.stderr.isTTY === true }: RunOptions,
+  footers: FooterCache = new Map(),
+): AsyncGenerator<Delivery, void, undefined> {
+  // As the user wrote it: what the rules leave out is checked too.
+  await planSchema(plan, footers, signal)
+  const physical = await planPhysical(optimize(plan), footers, signal)
   const line = progress ? new ProgressLine(process.stderr) : undefined
   try {
     yield* execute(physical, await runtimeCluster(), { signal, onProgress: line && ((state: Progress) => line.update(state)) })

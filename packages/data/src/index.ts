@@ -15,6 +15,22 @@ export {
   type WriteResult,
 } from './dataset.ts'
 export type { BatchProcessor } from './exec/stages.ts'
+export {
+  type Choice,
+  coalesce,
+  col,
+  Expr,
+  type ListFunctions,
+  lit,
+  type Operand,
+  type StructFunctions,
+  type TextFunctions,
+  type TimeFunctions,
+  type TimeStep,
+  udf,
+  when,
+} from './expr/expression.ts'
+export type { LiteralValue } from './expr/node.ts'
 export type { WriteMode } from './io/output-directory.ts'
 export type { Codec, WrittenFile } from './io/parquet.ts'
 export type { NumericArray } from './values.ts'

@@ -147,6 +147,14 @@ export const ERRORS = {
     text: (d: { where: string; column: string; found: string; expected: string; reference: string }) =>
       `${d.where}: column "${d.column}" is ${d.found}, but ${d.expected} in ${d.reference}`,
   },
+  EXPRESSION_INVALID: {
+    retry: false,
+    text: (d: { what: string; expression: string; reason: string; hint: string }) => `${d.what}: ${d.expression}: ${d.reason}; ${d.hint}`,
+  },
+  EXPRESSION_FAILED: {
+    retry: false,
+    text: (d: { expression: string; row: number; reason: string; hint: string }) => `${d.expression} in row ${d.row} of a block: ${d.reason}; ${d.hint}`,
+  },
   BATCH_INVALID: { retry: false, text: (d: { what: string; reason: string; hint: string }) => `${d.what}: ${d.reason}; ${d.hint}` },
   OUTPUT_EXISTS: {
     retry: false,

@@ -6,7 +6,10 @@ import { join } from 'node:path'
 import { BeamlineError } from '@beamline/runtime'
 import type { RecordBatch } from 'apache-arrow'
 import { type BatchFormat, type ColumnTypes, fromRows, fromUserBatch, type Row, toRows, toUserBatch } from '../batch.ts'
-import { concat, filterRows, infoOf, select } from '../block.ts'
+import { concat, filterRows, infoOf } from '../block.ts'
+import { reshape } from '../columns.ts'
+import { bindCondition } from '../expr/bind.ts'
+import { evaluateCondition } from '../expr/evaluate.ts'
 import { type WrittenFile, writeParquetFile } from '../io/parquet.ts'
 import type { AnyFunction, Stage } from '../plan/logical.ts'
 
@@ -119,8 +122,13 @@ export class StageChain {
           for (const [index, row] of toRows(batch).entries()) if (await stage.fn(row)) keep[index] = 1
           return filterRows(batch, keep)
         })
+      case 'where':
+        return each(batches, (batch) => filterRows(batch, evaluateCondition(bindCondition(stage.condition, batch.schema, 'filter'), batch)), true)
       case 'select':
-        return each(batches, (batch) => selectChecked(batch, stage.columns), true)
+      case 'drop':
+      case 'rename':
+      case 'withColumns':
+        return each(batches, (batch) => reshape(batch, stage), true)
       case 'mapBatches': {
         const processor = this.#processors.get(stage)
         const fn: AnyFunction = processor === undefined ? (stage.fn as AnyFunction) : (batch) => processor.call(batch)
@@ -177,15 +185,6 @@ async function* rebatch(batches: AsyncIterable<RecordBatch>, size: number | unde
     }
   }
   if (pending.length > 0) yield concat(pending)
-}
-
-function selectChecked(batch: RecordBatch, columns: readonly string[]): RecordBatch {
-  for (const column of columns) {
-    if (!batch.schema.fields.some(({ name }) => name === column)) {
-      throw new BeamlineError('COLUMN_NOT_FOUND', { what: 'the input of select', column, columns: batch.schema.fields.map(({ name }) => name).join(', ') })
-    }
-  }
-  return select(batch, columns)
 }
 
 function sameSchema(batches: readonly RecordBatch[], stages: readonly Stage[]): void {

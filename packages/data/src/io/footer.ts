@@ -44,7 +44,20 @@ export interface RowGroupInfo {
   readonly rows: number
   /** What each top-level column will take when it is decoded; for text and nested columns a guess from its encoded size. */
   readonly columnBytes: Readonly<Record<string, number>>
+  /** Of top-level columns whose statistics say something that can be relied on. */
+  readonly statistics: Readonly<Record<string, ColumnStatistics>>
 }
+
+export interface ColumnStatistics {
+  /** Bounds: no value lies outside; undefined where nothing is known. Times are `Date`s rounded down. */
+  readonly min: StatisticsValue | undefined
+  readonly max: StatisticsValue | undefined
+  /** Nulls; undefined where they were not counted. */
+  readonly nulls: number | undefined
+  readonly family: 'int' | 'float' | 'text' | 'time' | 'bool'
+}
+
+export type StatisticsValue = number | bigint | string | boolean | Date
 
 export interface Footer {
   readonly path: string
@@ -72,7 +85,11 @@ export async function readFooter(path: string): Promise<Footer> {
       path,
       // Not metadata.num_rows: some writers leave it 0.
       rows: metadata.row_groups.reduce((rows, group) => rows + Number(group.num_rows), 0),
-      rowGroups: metadata.row_groups.map((group) => ({ rows: Number(group.num_rows), columnBytes: decodedBytes(group, columns) })),
+      rowGroups: metadata.row_groups.map((group) => ({
+        rows: Number(group.num_rows),
+        columnBytes: decodedBytes(group, columns),
+        statistics: statisticsOf(group, columns),
+      })),
       columns,
     }
   } catch (cause) {
@@ -94,6 +111,48 @@ export function checkSchema(first: Footer, footer: Footer, columns?: readonly st
   }
   for (const { name, text } of read(footer)) {
     if (!first.columns.some((column) => column.name === name)) throw mismatch(footer.path, name, text, 'missing', first.path)
+  }
+}
+
+const STATISTICS_FAMILY: Partial<Record<Type, ColumnStatistics['family']>> = {
+  [Type.Int]: 'int',
+  [Type.Float]: 'float',
+  [Type.Utf8]: 'text',
+  [Type.LargeUtf8]: 'text',
+  [Type.Date]: 'time',
+  [Type.Timestamp]: 'time',
+  [Type.Bool]: 'bool',
+}
+
+/** Only of the newer fields `min_value` and `max_value` the order is defined, for numbers that of the older ones is the same. */
+function statisticsOf({ columns: chunks }: RowGroup, columns: readonly FooterColumn[]): Record<string, ColumnStatistics> {
+  const known: Record<string, ColumnStatistics> = {}
+  for (const { meta_data } of chunks) {
+    const { statistics, path_in_schema: path = [] } = meta_data ?? {}
+    const type = columns.find(({ name }) => name === path[0])?.type
+    const family = type && STATISTICS_FAMILY[type.typeId as Type]
+    if (statistics === undefined || family === undefined || path.length !== 1) continue
+    const number = family !== 'text'
+    const { min_value = number ? statistics.min : undefined, max_value = number ? statistics.max : undefined, null_count } = statistics
+    const bound = (value: unknown): StatisticsValue | undefined => (isBound(value, family) ? value : undefined)
+    known[path[0] as string] = { min: bound(min_value), max: bound(max_value), nulls: null_count === undefined ? undefined : Number(null_count), family }
+  }
+  return known
+}
+
+/** Text that is cut within a character, and NaN, bound nothing. */
+function isBound(value: unknown, family: ColumnStatistics['family']): value is StatisticsValue {
+  switch (family) {
+    case 'int':
+      return typeof value === 'number' || typeof value === 'bigint'
+    case 'float':
+      return typeof value === 'number' && !Number.isNaN(value)
+    case 'text':
+      return typeof value === 'string' && !value.includes('\ufffd')
+    case 'time':
+      return value instanceof Date && !Number.isNaN(value.getTime())
+    case 'bool':
+      return typeof value === 'boolean'
   }
 }
 

@@ -1,6 +1,7 @@
 /**
  * Prints plans: one line per node, the sink first, inputs indented below. For people; the text is not an interface.
  */
+import { textOf } from '../expr/node.ts'
 import type { Compute, LogicalPlan } from './logical.ts'
 import { nameOf, type PhysicalPlan } from './physical.ts'
 
@@ -25,7 +26,11 @@ export function explainPhysical({ operators, rows }: PhysicalPlan): string {
 function describe(plan: LogicalPlan): string {
   switch (plan.kind) {
     case 'readParquet': {
-      const options = [plan.columns && `columns: ${plan.columns.join(', ')}`, plan.limit !== undefined && `limit: ${plan.limit}`].filter(Boolean)
+      const options = [
+        plan.columns && `columns: ${plan.columns.join(', ')}`,
+        plan.conditions.length > 0 && `where: ${plan.conditions.map(textOf).join(' and ')}`,
+        plan.limit !== undefined && `limit: ${plan.limit}`,
+      ].filter(Boolean)
       return `ReadParquet(${plan.paths.join(', ')}${options.map((option) => `, ${option}`).join('')})`
     }
     case 'items':

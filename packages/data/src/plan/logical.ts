@@ -6,6 +6,7 @@
  */
 import type { RecordBatch } from 'apache-arrow'
 import type { BatchFormat, ColumnTypes } from '../batch.ts'
+import type { ExprNode } from '../expr/node.ts'
 import type { ParquetWriteOptions } from '../io/parquet.ts'
 
 // biome-ignore lint/suspicious/noExplicitAny: functions of the user take any batch or row
@@ -14,7 +15,11 @@ export type AnyFunction = (...args: any[]) => unknown
 export type Stage =
   | { readonly kind: 'map'; readonly name: string; readonly fn: AnyFunction; readonly types?: ColumnTypes | undefined }
   | { readonly kind: 'filter'; readonly name: string; readonly fn: AnyFunction }
+  | { readonly kind: 'where'; readonly condition: ExprNode }
   | { readonly kind: 'select'; readonly columns: readonly string[] }
+  | { readonly kind: 'drop'; readonly columns: readonly string[] }
+  | { readonly kind: 'rename'; readonly names: readonly (readonly [from: string, to: string])[] }
+  | { readonly kind: 'withColumns'; readonly columns: readonly (readonly [name: string, value: ExprNode])[] }
   | {
       readonly kind: 'mapBatches'
       readonly name: string
@@ -47,6 +52,8 @@ export type LogicalPlan =
       readonly paths: readonly (string | URL)[]
       readonly columns: readonly string[] | undefined
       readonly limit: number | undefined
+      /** Rows that do not fulfil all of them need not be read. */
+      readonly conditions: readonly ExprNode[]
     }
   | { readonly kind: 'items'; readonly batch: RecordBatch; readonly blockRows: number }
   | { readonly kind: 'range'; readonly count: number; readonly blockRows: number }
@@ -56,6 +63,11 @@ export type LogicalPlan =
 
 export const ANY_WORKER: Compute = { kind: 'tasks', concurrency: undefined, cpus: undefined, gpus: undefined, memory: undefined, resources: undefined }
 
+/** Whether the columns after the stage follow from those before it. */
+export function knowsColumns(stage: Stage): boolean {
+  return stage.kind !== 'map' && stage.kind !== 'mapBatches'
+}
+
 /** The same node over another input; sources have none. */
 export function withInput(plan: LogicalPlan, input: LogicalPlan): LogicalPlan {
   return 'input' in plan && plan.input !== input ? { ...plan, input } : plan
@@ -63,5 +75,5 @@ export function withInput(plan: LogicalPlan, input: LogicalPlan): LogicalPlan {
 
 /** Whether the stage gives exactly one row per row, whatever the user's function does. */
 export function keepsRows(stage: Stage): boolean {
-  return stage.kind === 'map' || stage.kind === 'select'
+  return stage.kind !== 'filter' && stage.kind !== 'where' && stage.kind !== 'mapBatches' && stage.kind !== 'write'
 }

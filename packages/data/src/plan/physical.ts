@@ -3,12 +3,15 @@
  * making it reads footers and nothing else.
  */
 import { availableParallelism } from 'node:os'
-import { BeamlineError } from '@beamline/runtime'
-import type { RecordBatch, Schema } from 'apache-arrow'
-import { checkSchema, type Footer, readFooter, schemaOf } from '../io/footer.ts'
+import { Field, Int64, type RecordBatch, Schema } from 'apache-arrow'
+import { checkSchema, type Footer, type RowGroupInfo, readFooter, schemaOf } from '../io/footer.ts'
 import type { ParquetPart } from '../io/parquet.ts'
 import { listFiles } from '../io/paths.ts'
-import { ANY_WORKER, type Compute, keepsRows, type LogicalPlan, type Stage } from './logical.ts'
+import { schemaAfter } from '../columns.ts'
+import { textOf } from '../expr/node.ts'
+import { unknownColumn } from '../unknown-column.ts'
+import { ANY_WORKER, type Compute, keepsRows, knowsColumns, type LogicalPlan, type Stage } from './logical.ts'
+import { mayHold } from './statistics.ts'
 
 /** What one task of a source makes. */
 export type SourceTask =
@@ -38,23 +41,28 @@ export interface PhysicalPlan {
 const TASK_BYTES_MIN = 1024 * 1024
 const FOOTERS_AT_ONCE = 16
 
+export const RANGE_SCHEMA: Schema = new Schema([new Field('id', new Int64(), false)])
+
+/** Footers by what a reader was given to read: read once for all that one run asks of them. */
+export type FooterCache = Map<readonly (string | URL)[], Promise<readonly Footer[]>>
+
 /**
  * @throws {@link BeamlineError} `FILES_NOT_FOUND`, `FILE_UNREADABLE`, `SCHEMA_MISMATCH`, `COLUMN_NOT_FOUND`
  */
-export async function planPhysical(plan: LogicalPlan, signal?: AbortSignal): Promise<PhysicalPlan> {
+export async function planPhysical(plan: LogicalPlan, footers: FooterCache = new Map(), signal?: AbortSignal): Promise<PhysicalPlan> {
   signal?.throwIfAborted()
   switch (plan.kind) {
     case 'count':
-      return planPhysical(plan.input, signal)
+      return planPhysical(plan.input, footers, signal)
     case 'limit': {
-      const { operators, rows } = await planPhysical(plan.input, signal)
+      const { operators, rows } = await planPhysical(plan.input, footers, signal)
       return {
         operators: [...operators, { kind: 'limit', name: `Limit(${plan.rows})`, rows: plan.rows }],
         rows: rows === undefined ? undefined : Math.min(rows, plan.rows),
       }
     }
     case 'transform': {
-      const input = await planPhysical(plan.input, signal)
+      const input = await planPhysical(plan.input, footers, signal)
       const rows = plan.stages.every(keepsRows) ? input.rows : undefined
       const last = input.operators.at(-1)
       if (last !== undefined && fusesIntoTasks(last, plan)) {
@@ -79,36 +87,53 @@ export async function planPhysical(plan: LogicalPlan, signal?: AbortSignal): Pro
       return source(`Items(${plan.batch.numRows})`, tasks, plan.batch)
     }
     case 'readParquet': {
-      const footers = await footersOf(plan, signal)
-      const tasks = limited(
-        footers.flatMap((footer) => partsOf(footer, plan.columns)),
-        plan.limit,
-      )
+      const files = await footersOf(plan, footers, signal)
+      const groups = files.reduce((sum, { rowGroups }) => sum + rowGroups.length, 0)
+      const tasks = limited(neededParts(files, plan), plan.limit)
+      const read = tasks.reduce((sum, task) => sum + (task.kind === 'parquet' ? task.part.rowGroups.length : 0), 0)
       const columns = plan.columns === undefined ? '' : `, columns: ${plan.columns.join(', ')}`
+      const where = plan.conditions.length === 0 ? '' : `, ${read} of ${groups} row groups may hold ${plan.conditions.map(textOf).join(' and ')}`
       const limit = plan.limit === undefined ? '' : `, limit: ${plan.limit}`
-      return source(`ReadParquet(${footers.length} ${footers.length === 1 ? 'file' : 'files'}${columns}${limit})`, tasks, undefined)
+      return source(`ReadParquet(${files.length} ${files.length === 1 ? 'file' : 'files'}${columns}${where}${limit})`, tasks, undefined)
     }
   }
 }
 
 /** The number of rows, when footers or the plan alone tell; undefined when rows must be counted by running. */
-export async function countRows(plan: LogicalPlan, signal?: AbortSignal): Promise<number | undefined> {
-  if (plan.kind === 'count') return countRows(plan.input, signal)
+export async function countRows(plan: LogicalPlan, footers: FooterCache = new Map(), signal?: AbortSignal): Promise<number | undefined> {
+  if (plan.kind === 'count') return countRows(plan.input, footers, signal)
   if (plan.kind === 'limit') {
-    const rows = await countRows(plan.input, signal)
+    const rows = await countRows(plan.input, footers, signal)
     return rows === undefined ? undefined : Math.min(rows, plan.rows)
   }
-  if (plan.kind === 'transform') return plan.stages.every(keepsRows) ? countRows(plan.input, signal) : undefined
-  return (await planPhysical(plan, signal)).rows
+  if (plan.kind === 'transform') return plan.stages.every(keepsRows) ? countRows(plan.input, footers, signal) : undefined
+  return (await planPhysical(plan, footers, signal)).rows
 }
 
-/** The schema, when it is known before anything runs. */
-export async function planSchema(plan: LogicalPlan): Promise<Schema | undefined> {
-  if (plan.kind === 'items') return plan.batch.schema
-  if (plan.kind === 'limit') return planSchema(plan.input)
-  if (plan.kind !== 'readParquet') return undefined
-  const [first] = await footersOf(plan, undefined)
-  return first === undefined ? undefined : schemaOf(first, plan.columns)
+/**
+ * The schema, when it is known before anything runs: behind functions of the user it is not. Every name and expression up to there is checked.
+ *
+ * @throws {@link BeamlineError} as {@link planPhysical}, and `EXPRESSION_INVALID`
+ */
+export async function planSchema(plan: LogicalPlan, footers: FooterCache = new Map(), signal?: AbortSignal): Promise<Schema | undefined> {
+  switch (plan.kind) {
+    case 'items':
+      return plan.batch.schema
+    case 'range':
+      return RANGE_SCHEMA
+    case 'limit':
+    case 'count':
+      return planSchema(plan.input, footers, signal)
+    case 'readParquet': {
+      const [first] = await footersOf(plan, footers, signal)
+      return first === undefined ? undefined : schemaOf(first, plan.columns)
+    }
+    case 'transform': {
+      let schema = await planSchema(plan.input, footers, signal)
+      for (const stage of plan.stages) schema = schema === undefined || !knowsColumns(stage) ? undefined : schemaAfter(stage, schema)
+      return schema
+    }
+  }
 }
 
 function source(name: string, tasks: readonly SourceTask[], batch: RecordBatch | undefined): PhysicalPlan {
@@ -137,12 +162,27 @@ function batchRowsOf(stages: readonly Stage[]): number | undefined {
   return undefined
 }
 
+const STEP_NAMES = { map: 'Map', filter: 'Filter', mapBatches: 'MapBatches' } as const
+
 export function nameOf(stages: readonly Stage[]): string {
   return stages
     .map((stage) => {
-      if (stage.kind === 'select') return `Select(${stage.columns.join(', ')})`
-      if (stage.kind === 'write') return 'WriteParquet'
-      return `${stage.kind === 'map' ? 'Map' : stage.kind === 'filter' ? 'Filter' : 'MapBatches'}(${stage.name})`
+      switch (stage.kind) {
+        case 'where':
+          return `Filter(${textOf(stage.condition)})`
+        case 'select':
+          return `Select(${stage.columns.join(', ')})`
+        case 'drop':
+          return `Drop(${stage.columns.join(', ')})`
+        case 'rename':
+          return `Rename(${stage.names.map(([from, to]) => `${from} as ${to}`).join(', ')})`
+        case 'withColumns':
+          return `WithColumns(${stage.columns.map(([name, value]) => `${name} = ${textOf(value)}`).join(', ')})`
+        case 'write':
+          return 'WriteParquet'
+        default:
+          return `${STEP_NAMES[stage.kind]}(${stage.name})`
+      }
     })
     .join(' → ')
 }
@@ -159,27 +199,46 @@ export function blockRowsFor(rows: number): number {
 
 type Read = Extract<LogicalPlan, { kind: 'readParquet' }>
 
-async function footersOf({ paths, columns }: Read, signal: AbortSignal | undefined): Promise<Footer[]> {
-  const files = await listFiles(paths, '.parquet', 'Dataset.readParquet')
-  const footers: Footer[] = []
-  for (let at = 0; at < files.length; at += FOOTERS_AT_ONCE) {
-    signal?.throwIfAborted()
-    footers.push(...(await Promise.all(files.slice(at, at + FOOTERS_AT_ONCE).map(readFooter))))
-  }
+async function footersOf({ paths, columns }: Read, cache: FooterCache, signal: AbortSignal | undefined): Promise<readonly Footer[]> {
+  const reading = cache.get(paths) ?? readFooters(paths, signal)
+  cache.set(paths, reading)
+  const footers = await reading
   const first = footers[0] as Footer
   for (const column of columns ?? []) {
     if (!first.columns.some(({ name }) => name === column)) {
-      throw new BeamlineError('COLUMN_NOT_FOUND', { what: first.path, column, columns: first.columns.map(({ name }) => name).join(', ') })
+      throw unknownColumn(
+        first.path,
+        column,
+        first.columns.map(({ name }) => name),
+      )
     }
   }
   for (const footer of footers) checkSchema(first, footer, columns)
   return footers
 }
 
-/** The reading tasks of one file; a file without row groups is one task, so that its schema is not lost. */
-function partsOf({ path, rowGroups }: Footer, columns: readonly string[] | undefined): SourceTask[] {
+async function readFooters(paths: Read['paths'], signal: AbortSignal | undefined): Promise<readonly Footer[]> {
+  const files = await listFiles(paths, '.parquet', 'Dataset.readParquet')
+  const footers: Footer[] = []
+  for (let at = 0; at < files.length; at += FOOTERS_AT_ONCE) {
+    signal?.throwIfAborted()
+    footers.push(...(await Promise.all(files.slice(at, at + FOOTERS_AT_ONCE).map(readFooter))))
+  }
+  return footers
+}
+
+/** The reading tasks of all files; one without rows where no row group can hold what is asked for, so that the schema is not lost. */
+function neededParts(files: readonly Footer[], { columns, conditions }: Read): SourceTask[] {
+  const tasks = files.flatMap((file) => partsOf(file, columns, (group) => conditions.every((condition) => mayHold(condition, group))))
+  if (tasks.length > 0) return tasks
+  return [{ kind: 'parquet', part: { path: (files[0] as Footer).path, rowGroups: [], columns }, rows: 0, bytes: 0 }]
+}
+
+/** The reading tasks of one file. */
+function partsOf({ path, rowGroups }: Footer, columns: readonly string[] | undefined, needed: (group: RowGroupInfo) => boolean): SourceTask[] {
   const tasks: { groups: number[]; rows: number; bytes: number }[] = []
   for (const [index, group] of rowGroups.entries()) {
+    if (!needed(group)) continue
     const names = columns ?? Object.keys(group.columnBytes)
     const bytes = names.reduce((sum, name) => sum + (group.columnBytes[name] ?? 0), 0)
     const last = tasks.at(-1)
@@ -189,7 +248,6 @@ function partsOf({ path, rowGroups }: Footer, columns: readonly string[] | undef
       last.bytes += bytes
     } else tasks.push({ groups: [index], rows: group.rows, bytes })
   }
-  if (tasks.length === 0) tasks.push({ groups: [], rows: 0, bytes: 0 })
   return tasks.map(({ groups, rows, bytes }) => ({ kind: 'parquet', part: { path, rowGroups: groups, columns }, rows, bytes }))
 }
 

@@ -5,9 +5,9 @@ import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promis
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { Dataset, type Tensor } from '@beamline/data'
+import { col, Dataset, type Tensor, when } from '@beamline/data'
 import { type Cluster, init } from '@beamline/runtime'
-import { Float32 } from 'apache-arrow'
+import { Float32, Int64 } from 'apache-arrow'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 
 const data = (name: string): string => fileURLToPath(new URL(`../../../../examples/data/${name}`, import.meta.url))
@@ -36,6 +36,35 @@ describe('transforming', () => {
       { id: 2007n, square: 2007 ** 2 },
     ])
     expect(await ds.count()).toBe(10)
+  })
+
+  test('expressions filter and make columns without a function of the user', async () => {
+    const ds = Dataset.readParquet<{ id: number; label: number }>(digits, { columns: ['id', 'label'] })
+      .filter(col('label').isIn([3, 8]).and(col('id').ge(1_000)))
+      .withColumn('half', col<number>('label').div(2))
+      .withColumns({ name: when(col('label').eq(3), 'three').otherwise('eight'), id: col('id').cast(new Int64()) })
+      .rename({ label: 'digit' })
+      .drop('half')
+    const rows = await ds.take(1_000)
+    const wanted = (await Dataset.readParquet<{ id: number; label: number }>(digits, { columns: ['id', 'label'] }).take(10_000))
+      .filter(({ id, label }) => id >= 1_000 && (label === 3 || label === 8))
+      .map(({ id, label }) => ({ id: BigInt(id), digit: label, name: label === 3 ? 'three' : 'eight' }))
+    expect(rows).toEqual(wanted)
+    expect(wanted.length).toBeGreaterThan(100)
+    expect(await ds.count()).toBe(wanted.length)
+  })
+
+  test('an expression behind a function of the user is checked against what the function gives', async () => {
+    const ds = Dataset.range(10).map(({ id }) => ({ n: Number(id) }))
+    expect(await ds.filter(col('n').gt(7)).take()).toEqual([{ n: 8 }, { n: 9 }])
+    await expect(ds.filter(col('m').gt(7)).take()).rejects.toMatchObject({ code: 'COLUMN_NOT_FOUND' })
+  })
+
+  test('a value that cannot be evaluated is named with its row', async () => {
+    const ds = Dataset.fromItems([{ text: '1' }, { text: 'two' }]).withColumn('n', col('text').cast(new Int64()))
+    await expect(ds.take()).rejects.toThrow(
+      'cast(text, Int64) in row 1 of a block: "two" has no exact value of type Int64; round or filter before, or use tryCast',
+    )
   })
 
   test('columns keep their exact types through filter and row functions', async () => {

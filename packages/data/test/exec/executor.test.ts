@@ -7,7 +7,7 @@ import { planPhysical } from '../../src/plan/physical.ts'
 import { LocalCluster } from '../local-cluster.ts'
 
 const digits = fileURLToPath(new URL('../../../../examples/data/digits.parquet', import.meta.url))
-const read: LogicalPlan = { kind: 'readParquet', paths: [digits], columns: ['label'], limit: undefined }
+const read: LogicalPlan = { kind: 'readParquet', paths: [digits], columns: ['label'], limit: undefined, conditions: [] }
 const filter = (fn: (row: never) => unknown): Stage => ({ kind: 'filter', name: 'test', fn })
 const filtered = (fn: (row: never) => unknown): LogicalPlan => ({
   kind: 'transform',

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url'
 import { Field, Float64, Int32, Schema, Utf8 } from 'apache-arrow'
 import { afterAll, beforeAll, describe, expect, test } from 'vitest'
 import { fromColumns } from '../../src/block.ts'
+import { col, type Expr, lit, udf } from '../../src/expr/expression.ts'
 import { writeParquetFile } from '../../src/io/parquet.ts'
 import { explainLogical, explainPhysical } from '../../src/plan/explain.ts'
 import { ANY_WORKER, type Compute, type LogicalPlan, type Stage } from '../../src/plan/logical.ts'
@@ -13,9 +14,14 @@ import { countRows, planPhysical, planSchema } from '../../src/plan/physical.ts'
 import { dataFromValues } from '../../src/values.ts'
 
 const digits = fileURLToPath(new URL('../../../../examples/data/digits.parquet', import.meta.url))
-const read: LogicalPlan = { kind: 'readParquet', paths: [digits], columns: undefined, limit: undefined }
+const read: LogicalPlan = { kind: 'readParquet', paths: [digits], columns: undefined, limit: undefined, conditions: [] }
 const map: Stage = { kind: 'map', name: 'm', fn: (row) => row }
 const filter: Stage = { kind: 'filter', name: 'f', fn: () => true }
+const where = (expr: Expr): Stage => ({ kind: 'where', condition: expr.node })
+const make = (columns: Record<string, Expr>): Stage => ({
+  kind: 'withColumns',
+  columns: Object.entries(columns).map(([name, { node }]) => [name, node] as const),
+})
 const select = (...columns: string[]): Stage => ({ kind: 'select', columns })
 const batches = (batchSize?: number): Stage => ({
   kind: 'mapBatches',
@@ -63,6 +69,30 @@ describe('rules', () => {
     expect(optimized(count(over(over(read, filter), map)))).toEqual(['Count', 'Filter(f)', 'ReadParquet(digits)'])
     expect(optimized(count(over(limit(read, 3), map)))).toEqual(['Count', 'ReadParquet(digits, limit: 3)'])
   })
+  test('columns that nothing looks at are not read, through every step that knows its columns', () => {
+    const one = over(over(over(read, where(col('label').gt(3))), make({ y: col('id').mul(2), z: col('image').isNull() })), select('y'))
+    expect(optimized(one)).toEqual(['Filter(label > 3) → WithColumns(y = id * 2) → Select(y)', 'ReadParquet(digits, columns: id, label, where: label > 3)'])
+    const renamed = over(over(read, { kind: 'rename', names: [['label', 'digit']] }), select('digit'))
+    expect(optimized(renamed)).toEqual(['Rename(label as digit) → Select(digit)', 'ReadParquet(digits, columns: label)'])
+    expect(optimized(count(over(read, where(col('label').gt(3)))))).toEqual([
+      'Count',
+      'Filter(label > 3)',
+      'ReadParquet(digits, columns: label, where: label > 3)',
+    ])
+    expect(optimized(over(over(read, where(col('label').gt(3))), map))).toEqual(['Filter(label > 3) → Map(m)', 'ReadParquet(digits, where: label > 3)'])
+  })
+  test('conditions reach the reader in terms of its own columns, but not past limits, functions of the user or limits of the reader', () => {
+    const made = over(
+      over(over(read, { kind: 'rename', names: [['label', 'digit']] }), make({ twice: col('digit').mul(2) })),
+      where(col('twice').gt(6).and(col('id').lt(9))),
+    )
+    expect(optimized(made).at(-1)).toBe('ReadParquet(digits, where: (label * 2) > 6 and id < 9)')
+    expect(optimized(over(limit(over(read, filter), 5), where(col('id').lt(9)))).at(-1)).toBe('ReadParquet(digits)')
+    expect(optimized(over(limit(read, 5), where(col('id').lt(9)))).at(-1)).toBe('ReadParquet(digits, limit: 5)')
+    expect(optimized(over(over(read, map), where(col('id').lt(9)))).at(-1)).toBe('ReadParquet(digits)')
+    const random = udf(Math.random, new Float64())
+    expect(optimized(over(read, where(random().lt(0.5)))).at(-1)).toBe('ReadParquet(digits)')
+  })
   test('a plan is never changed, only replaced', () => {
     const plan = limit(over(over(read, select('label')), map), 5)
     const before = explainLogical(plan)
@@ -101,6 +131,36 @@ describe('planning from footers', () => {
     expect(explainPhysical(plan)).toBe('ReadParquet(1 file, limit: 460) [tasks, 2 blocks, 0.1 MiB]\n460 rows')
   })
 
+  test('row groups that cannot hold what is asked for are not read, and the schema is kept when none can', async () => {
+    const plan = async (expr: Expr): Promise<string> =>
+      explainPhysical(await planPhysical(optimize(over(read, where(expr))))).replace(/^.*read|ReadParquet\(/, '')
+    expect(await plan(col('id').lt(10))).toContain('1 of 4 row groups may hold id < 10) → Filter(id < 10) [tasks, 1 block')
+    expect(await plan(col('id').ge(1700).or(col('id').eq(3)))).toContain('2 of 4 row groups')
+    expect(await plan(col('id').isNull())).toContain('0 of 4 row groups')
+    expect(await plan(lit(5).gt(col('id')))).toContain('1 of 4 row groups')
+  })
+
+  test('names and types are checked before anything runs, also of what the rules leave out', async () => {
+    const check = (stage: Stage): Promise<unknown> => planSchema(over(over(read, stage), select('id')))
+    await expect(check(where(col('lable').gt(1)))).rejects.toThrow('filter has no column "lable"; its columns are id, image, label; did you mean "label"?')
+    await expect(check(where(col('label').add(1)))).rejects.toThrow(
+      'filter: label + 1: it gives Int64, not bool; compare it with something, such as .gt(0) or .isNotNull()',
+    )
+    await expect(check(make({ x: col('image').add(1) }))).rejects.toThrow(
+      'withColumns: image + 1: it takes int or float or decimal, and is given FixedSizeList[64]<Uint8>; cast to a number first',
+    )
+    await expect(check({ kind: 'drop', columns: ['nothing'] })).rejects.toMatchObject({ code: 'COLUMN_NOT_FOUND' })
+    await expect(check({ kind: 'rename', names: [['label', 'id']] })).rejects.toThrow('two named "id"')
+    const schema = await planSchema(
+      over(over(read, make({ y: col('label').div(2), label: col('label').cast(new Utf8()) })), { kind: 'drop', columns: ['image'] }),
+    )
+    expect(schema?.fields.map(({ name, type }) => [name, String(type)])).toEqual([
+      ['id', 'Int32'],
+      ['label', 'Utf8'],
+      ['y', 'Float64'],
+    ])
+  })
+
   test('a file whose column has another type is refused by name, with both types', async () => {
     const paths = [await write('a.parquet', [new Field('x', new Int32(), true)], [1]), await write('b.parquet', [new Field('x', new Float64(), true)], [1])]
     await expect(planPhysical({ ...read, paths } as LogicalPlan)).rejects.toMatchObject({
@@ -122,7 +182,7 @@ describe('planning from footers', () => {
   test('a column that does not exist, a path without files, and what is no Parquet file are refused', async () => {
     await expect(planPhysical({ ...read, columns: ['lable'] } as LogicalPlan)).rejects.toMatchObject({
       code: 'COLUMN_NOT_FOUND',
-      details: { column: 'lable', columns: 'id, image, label' },
+      details: { column: 'lable', columns: 'id, image, label; did you mean "label"?' },
     })
     await expect(planPhysical({ ...read, paths: [join(folder, 'none*.parquet')] } as LogicalPlan)).rejects.toMatchObject({ code: 'FILES_NOT_FOUND' })
     await expect(planPhysical({ ...read, paths: [fileURLToPath(import.meta.url)] } as LogicalPlan)).rejects.toMatchObject({ code: 'FILE_UNREADABLE' })

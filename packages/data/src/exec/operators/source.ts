@@ -1,12 +1,10 @@
 /**
  * The rows that a source task makes in its worker.
  */
-import { Field, Int64, makeData, type RecordBatch, Schema } from 'apache-arrow'
+import { Int64, makeData, type RecordBatch } from 'apache-arrow'
 import { fromColumns } from '../../block.ts'
 import { readParquetPart } from '../../io/parquet.ts'
-import type { SourceTask } from '../../plan/physical.ts'
-
-const RANGE_SCHEMA = new Schema([new Field('id', new Int64(), false)])
+import { RANGE_SCHEMA, type SourceTask } from '../../plan/physical.ts'
 
 export async function sourceBatch(source: Exclude<SourceTask, { kind: 'items' }>): Promise<RecordBatch> {
   if (source.kind === 'parquet') return readParquetPart(source.part)
