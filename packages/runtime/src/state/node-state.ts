@@ -3,37 +3,31 @@
  *
  * Worker life: starting → idle ⇄ leased ⇄ blocked, or idle → actor; from any of them → stopping; gone when its exit is seen. A process
  * demands leases per shape (level-triggered) and pushes tasks to the workers itself; this class never sees a task.
- * Not here: what an actor or a group is to the cluster (control-state.ts), and who gets what (node-scheduling.ts).
+ * Not here: what an actor or a group is to the cluster (control-state.ts), and who gets what (node-scheduling.ts). Leases, actors and bundles have
+ * files of their own (node-leases.ts, node-actors.ts, node-bundles.ts).
  */
 import type { Job, NodeEvent, NodeInstruction, WorkerExit } from './events.ts'
-import { poolReleased, prepareBundles, returnBundles } from './node-bundles.ts'
+import { dropPlacement, placeActor, releaseActor } from './node-actors.ts'
+import { prepareBundles, returnBundles } from './node-bundles.ts'
+import { demandLeases, leaseBlocked, refuseInfeasible, releaseLease } from './node-leases.ts'
 import { sayGranted, schedule, spawnWorker } from './node-scheduling.ts'
 import {
-  type ActorWaiting,
   askWorker,
   emptyRoot,
-  FRESH,
-  type Demand,
-  type Entry,
   isTaskWorker,
   jobAlive,
   reclaimLease,
-  type Lease,
   type NodeConfig,
   type NodeTables,
   allLabels,
-  parseShape,
-  type Placement,
-  placementKey,
   type Process,
   send,
-  settleWorker,
   startFolder,
   startKeyOf,
   stopWorker,
   type Worker,
 } from './node-tables.ts'
-import { infeasible, refuse } from './node-waiting.ts'
+import { refuse } from './node-waiting.ts'
 import { exitText, workerFailure } from './worker-failure.ts'
 
 /** Ended jobs that are remembered. */
@@ -97,15 +91,15 @@ export class NodeState {
       case 'worker-exited':
         return this.#exited(event.worker, event.exit)
       case 'lease-demand':
-        return this.#demand(event)
+        return demandLeases(this.tables, event)
       case 'lease-return': {
         const lease = this.tables.leases.get(event.lease)
         if (lease === undefined || lease.process !== event.process) return
         if (event.retire) lease.worker.retiring = true
-        return this.#release(lease)
+        return releaseLease(this.tables, lease)
       }
       case 'lease-blocked':
-        return this.#blocked(event.process, event.lease, event.blocked)
+        return leaseBlocked(this.tables, event.process, event.lease, event.blocked)
       case 'worker-kill': {
         const worker = this.tables.workers.get(event.worker)
         if (worker === undefined) return
@@ -116,9 +110,9 @@ export class NodeState {
         for (const worker of this.tables.workers.values()) if (worker.state === 'idle' && worker.owns === 'unknown') askWorker(this.tables, worker)
         return
       case 'actor-place':
-        return this.#place(event)
+        return placeActor(this.tables, event)
       case 'actor-release':
-        return this.#releaseActor(event)
+        return releaseActor(this.tables, event)
       case 'bundles-prepare':
         return prepareBundles(this.tables, event)
       case 'bundles-commit':
@@ -204,7 +198,7 @@ export class NodeState {
     tables.queue = tables.queue.filter((entry) => entry.kind !== 'demand' || entry.process !== process)
     for (const lease of process.leases) {
       const others = [...lease.worker.leases].some((other) => other.process !== id)
-      this.#release(lease, !others)
+      releaseLease(this.tables, lease, !others)
       if (!others) stopWorker(tables, lease.worker, false, `the process ${id} that it worked for is gone`)
     }
     if (process.kind === 'driver') this.#stopWorkersOfDeadJobs()
@@ -239,12 +233,12 @@ export class NodeState {
       const ids = holders.get(lease.process) ?? []
       ids.push(lease.id)
       holders.set(lease.process, ids)
-      this.#release(lease, true)
+      releaseLease(this.tables, lease, true)
     }
     for (const [process, leases] of holders) send(tables, process, { $case: 'workerLost', value: { worker: id, leases, cause: failure } })
     const { placement } = worker
     if (placement !== undefined) {
-      this.#dropPlacement(placement)
+      dropPlacement(this.tables, placement)
       const { actor, attempt } = placement
       tables.out.push({ kind: 'actor-worker-lost', node: tables.config.node, actor, attempt, worker: id, failure })
     }
@@ -266,129 +260,6 @@ export class NodeState {
       if (entry.kind !== 'bundles' && entry.shape.startKey === worker.startKey)
         refuse(this.tables, entry, 'START_FAILED', { what, reason }, `${what} did not start: ${reason}`)
     }
-  }
-
-  // ---------------------------------------------------------------- leases
-
-  #demand(event: Extract<NodeEvent, { kind: 'lease-demand' }>): void {
-    const { tables } = this
-    const process = tables.processes.get(event.process)
-    if (process === undefined) return
-    const index = tables.queue.findIndex((entry) => entry.kind === 'demand' && entry.process === process && entry.key === event.key)
-    const known = tables.queue[index] as Demand | undefined
-    // A grant that crossed this message is not wanted again.
-    const unseen = event.remote === true ? Math.max(0, (process.grants.get(event.key) ?? 0) - (event.seen ?? 0)) : 0
-    const wanted = Math.min(Math.max(0, (Math.trunc(event.wanted) || 0) - unseen), 1_000_000)
-    if (wanted === 0) {
-      if (index >= 0) tables.queue.splice(index, 1)
-      return
-    }
-    if (known !== undefined) {
-      known.wanted = wanted
-      known.backlog = event.backlog
-      known.refused = false
-      return this.#refuseInfeasible(known)
-    }
-    const job = process.job ?? tables.workers.get(process.id)?.job
-    if (job === undefined) return
-    const shape = parseShape(tables, job, event.shape)
-    if (shape === undefined) {
-      const details = { what: `"${event.label}"`, got: JSON.stringify(event.shape?.resources), expected: 'whole, not negative amounts' }
-      send(tables, process.id, {
-        $case: 'infeasible',
-        value: { key: event.key, text: 'amounts that are no amounts', detailsJson: JSON.stringify({ code: 'INVALID_ARGUMENT', ...details }), waits: false },
-      })
-      return
-    }
-    const { key, label, backlog } = event
-    const entry: Demand = { kind: 'demand', process, key, job, shape, wanted, backlog, label, sinceMs: tables.nowMs, ...FRESH, refused: false }
-    tables.queue.push(entry)
-    this.#refuseInfeasible(entry)
-  }
-
-  #refuseInfeasible(entry: Exclude<Entry, { kind: 'bundles' }>): void {
-    const never = infeasible(this.tables, entry)
-    if (never === undefined) return
-    const what = entry.kind === 'actor' ? `actor ${entry.label}` : `"${entry.label}"`
-    refuse(this.tables, entry, 'INFEASIBLE', { what, ...never }, `${what} asks for ${never.wanted}, which this cluster can never give: it has ${never.has}`)
-  }
-
-  #release(lease: Lease, workerIsDead: boolean = false): void {
-    const { tables } = this
-    if (!tables.leases.delete(lease.id)) return
-    lease.worker.leases.delete(lease)
-    tables.processes.get(lease.process)?.leases.delete(lease)
-    lease.allocation.pool.give(lease.allocation)
-    poolReleased(this.tables, lease.allocation.pool)
-    if (!workerIsDead) settleWorker(tables, lease.worker)
-  }
-
-  #blocked(sender: string, id: number, blocked: boolean): void {
-    const { tables } = this
-    if (id === 0) {
-      const placement = tables.workers.get(sender)?.placement
-      if (placement?.allocation === undefined) return
-      placement.blocked = blocked
-      placement.allocation.pool.lendCpus(placement.allocation, blocked)
-      return
-    }
-    const lease = tables.leases.get(id)
-    if (lease === undefined || (lease.worker.id !== sender && lease.process !== sender)) return
-    lease.blocked = blocked
-    lease.allocation.pool.lendCpus(lease.allocation, blocked)
-    settleWorker(tables, lease.worker)
-  }
-
-  // ---------------------------------------------------------------- actors
-
-  #place(event: Extract<NodeEvent, { kind: 'actor-place' }>): void {
-    const { tables } = this
-    const { actor, attempt, job, label } = event
-    if (tables.placements.has(placementKey(actor, attempt))) return
-    const shape = parseShape(tables, job, event.shape)
-    if (shape === undefined) {
-      const detailsJson = JSON.stringify({ what: `actor ${label}`, got: JSON.stringify(event.shape?.resources), expected: 'whole, not negative amounts' })
-      tables.out.push({ kind: 'actor-unplaceable', node: tables.config.node, actor, attempt, failure: { code: 'INVALID_ARGUMENT', detailsJson } })
-      return
-    }
-    const placement: Placement = {
-      actor,
-      attempt,
-      label,
-      retriable: shape.retriable,
-      sinceMs: 0,
-      worker: undefined,
-      allocation: undefined,
-      blocked: false,
-      started: false,
-    }
-    const entry: ActorWaiting = { kind: 'actor', placement, job, shape, label, sinceMs: tables.nowMs, ...FRESH }
-    tables.placements.set(placementKey(actor, attempt), placement)
-    tables.queue.push(entry)
-    this.#refuseInfeasible(entry)
-  }
-
-  #releaseActor(event: Extract<NodeEvent, { kind: 'actor-release' }>): void {
-    const { tables } = this
-    const { actor, attempt, force, reason } = event
-    const own = tables.placements.get(placementKey(actor, attempt))
-    const released = attempt === 0 ? [...tables.placements.values()].filter((placement) => placement.actor === actor) : own === undefined ? [] : [own]
-    for (const placement of released) {
-      if (placement.worker !== undefined) {
-        stopWorker(tables, placement.worker, force, reason)
-        continue
-      }
-      tables.queue = tables.queue.filter((entry) => entry.kind !== 'actor' || entry.placement !== placement)
-      tables.placements.delete(placementKey(actor, placement.attempt))
-    }
-  }
-
-  #dropPlacement(placement: Placement): void {
-    this.tables.placements.delete(placementKey(placement.actor, placement.attempt))
-    const { allocation } = placement
-    if (allocation === undefined) return
-    allocation.pool.give(allocation)
-    poolReleased(this.tables, allocation.pool)
   }
 
   // ---------------------------------------------------------------- the cluster
@@ -435,7 +306,7 @@ export class NodeState {
       else askWorker(tables, worker)
     }
     this.#stopWorkersOfDeadJobs()
-    for (const entry of [...tables.queue]) if (entry.kind !== 'bundles' && entry.shape.group !== '') this.#refuseInfeasible(entry)
+    for (const entry of [...tables.queue]) if (entry.kind !== 'bundles' && entry.shape.group !== '') refuseInfeasible(this.tables, entry)
     this.#prestart()
   }
 
