@@ -5,7 +5,8 @@ import { randomBytes } from 'node:crypto'
 import { findDaemon } from '../daemon/session.ts'
 import { BeamlineError, type ErrorCode } from '../errors.ts'
 import type { NodeMessage, ProcessMessage, Welcome } from '../net/gen/node.ts'
-import { dial, type Link, NODE_SERVICE } from '../net/link.ts'
+import { dial } from '../net/dial.ts'
+import { type Link, NODE_SERVICE } from '../net/link.ts'
 import { CommandError, EXIT } from './exit.ts'
 
 const ANSWER_MS = 10_000

@@ -7,7 +7,8 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { BeamlineError } from '../errors.ts'
-import { dial, type Link, NODE_SERVICE } from '../net/link.ts'
+import { dial } from '../net/dial.ts'
+import { type Link, NODE_SERVICE } from '../net/link.ts'
 import type { Hello, NodeMessage, ProcessMessage, Welcome } from '../net/gen/node.ts'
 
 type NodeLink = Link<ProcessMessage, NodeMessage>

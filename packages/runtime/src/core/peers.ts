@@ -6,7 +6,8 @@
  * suspicion: it waits, and the node is asked about the process, until it is back or the node says that the process is dead.
  */
 import { nodeOf, reach } from '../net/endpoint.ts'
-import { dial, type Link, PEER_SERVICE } from '../net/link.ts'
+import { dial } from '../net/dial.ts'
+import { type Link, PEER_SERVICE } from '../net/link.ts'
 import type { PeerMessage } from '../net/gen/peer.ts'
 import type { Tls } from '../net/tls.ts'
 import type { Executable } from './executable.ts'

@@ -11,7 +11,8 @@ import { BeamlineError } from '../errors.ts'
 import { ship } from '../functions/index.ts'
 import { LIMITS } from '../limits.ts'
 import { formatEndpoint } from '../net/endpoint.ts'
-import { type Link, listen, type Server } from '../net/link.ts'
+import type { Link } from '../net/link.ts'
+import { listen, type Server } from '../net/listen.ts'
 import type {
   Failure,
   JobConfig,

@@ -2,7 +2,7 @@
 import { afterEach, expect, test } from 'vitest'
 import { type Peer, type PeerPort, Peers } from '../../src/core/peers.ts'
 import type { PeerMessage } from '../../src/net/gen/peer.ts'
-import { listen, type Server } from '../../src/net/link.ts'
+import { listen, type Server } from '../../src/net/listen.ts'
 import { until } from '../../src/testing/wait.ts'
 import { type Relay, relay } from '../net/relay.ts'
 

@@ -6,7 +6,8 @@ import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
 import { WORKER_BOOTSTRAP_ENV, type WorkerBootstrap } from '../../src/daemon/bootstrap.ts'
 import type { ProcessMessage } from '../../src/net/gen/node.ts'
-import { dial, NODE_SERVICE } from '../../src/net/link.ts'
+import { dial } from '../../src/net/dial.ts'
+import { NODE_SERVICE } from '../../src/net/link.ts'
 
 for (const stream of [process.stdout, process.stderr]) (stream as unknown as { _handle?: { setBlocking(on: boolean): void } })._handle?.setBlocking(true)
 const boot = JSON.parse(process.env[WORKER_BOOTSTRAP_ENV] ?? '') as WorkerBootstrap

@@ -4,7 +4,8 @@ import { randomBytes } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { type DaemonHandle, type StartDaemonOptions, startDaemon } from '../../src/daemon/start.ts'
 import type { JobConfig, NodeMessage, ProcessMessage, Resources, Shape } from '../../src/net/gen/node.ts'
-import { dial, type Link, NODE_SERVICE } from '../../src/net/link.ts'
+import { dial } from '../../src/net/dial.ts'
+import { type Link, NODE_SERVICE } from '../../src/net/link.ts'
 import type { MessageBody } from '../../src/state/events.ts'
 
 export type Case = MessageBody['$case']

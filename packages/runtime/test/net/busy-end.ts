@@ -1,5 +1,5 @@
 /** The accepting end of a link in a process of its own, which is busy for so many milliseconds after the first message. */
-import { listen } from '../../src/net/link.ts'
+import { listen } from '../../src/net/listen.ts'
 
 const busyMs = Number(process.argv[2])
 const server = await listen('127.0.0.1:0', 'secret', {

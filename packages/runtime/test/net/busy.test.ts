@@ -2,7 +2,8 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { expect, test } from 'vitest'
-import { dial, PEER_SERVICE } from '../../src/net/link.ts'
+import { dial } from '../../src/net/dial.ts'
+import { PEER_SERVICE } from '../../src/net/link.ts'
 
 test('a process that is busy for 8 s is not taken for one whose network broke, and all messages arrive once', async () => {
   const child = spawn(process.execPath, [new URL('busy-end.ts', import.meta.url).pathname, '8000'], { stdio: ['ignore', 'pipe', 'inherit'] })

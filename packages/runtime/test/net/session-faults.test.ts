@@ -1,7 +1,9 @@
 /** A link over TCP with BEAMLINE_TEST_FAULTS: losses in both directions and delays, and nothing is lost, doubled or out of order. */
 import { expect, test, vi } from 'vitest'
 import type { PeerMessage } from '../../src/net/gen/peer.ts'
-import { dial, type Link, listen, PEER_SERVICE } from '../../src/net/link.ts'
+import { dial } from '../../src/net/dial.ts'
+import { type Link, PEER_SERVICE } from '../../src/net/link.ts'
+import { listen } from '../../src/net/listen.ts'
 
 const { said } = vi.hoisted(() => {
   process.env['BEAMLINE_TEST_FAULTS'] = 'peer.resultReceived:request=0.02,response=0.02,delay=1-5ms@0.1;seed=11'

@@ -1,7 +1,9 @@
 /** Links over TCP between two ends in this process, on real sockets, through a relay that breaks. */
 import { afterEach, expect, test } from 'vitest'
 import type { PeerMessage } from '../../src/net/gen/peer.ts'
-import { type DialOptions, dial, type Link, type ListenOptions, listen, PEER_SERVICE, type Server } from '../../src/net/link.ts'
+import { type DialOptions, dial } from '../../src/net/dial.ts'
+import { type Link, PEER_SERVICE } from '../../src/net/link.ts'
+import { type ListenOptions, listen, type Server } from '../../src/net/listen.ts'
 import { type Relay, relay } from './relay.ts'
 
 type PeerLink = Link<PeerMessage, PeerMessage>
