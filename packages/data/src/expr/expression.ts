@@ -29,9 +29,11 @@ export class Expr<T = unknown> {
   add(other: Operand): Expr<T> {
     return call('add', [this, other])
   }
+  /** Difference. */
   sub(other: Operand): Expr<T> {
     return call('sub', [this, other])
   }
+  /** Product. */
   mul(other: Operand): Expr<T> {
     return call('mul', [this, other])
   }
@@ -47,12 +49,15 @@ export class Expr<T = unknown> {
   mod(other: Operand): Expr<T> {
     return call('mod', [this, other])
   }
+  /** This to the power of `exponent`, as a float. */
   pow(exponent: Operand): Expr<number> {
     return call('pow', [this, exponent])
   }
+  /** With the other sign. */
   neg(): Expr<T> {
     return call('neg', [this])
   }
+  /** Without its sign. */
   abs(): Expr<T> {
     return call('abs', [this])
   }
@@ -60,27 +65,35 @@ export class Expr<T = unknown> {
   sign(): Expr<T> {
     return call('sign', [this])
   }
+  /** Square root, as a float; NaN of negative numbers. */
   sqrt(): Expr<number> {
     return call('sqrt', [this])
   }
+  /** e to the power of this. */
   exp(): Expr<number> {
     return call('exp', [this])
   }
+  /** Natural logarithm; −Infinity of 0, NaN of negative numbers. */
   ln(): Expr<number> {
     return call('ln', [this])
   }
+  /** Logarithm to base 2. */
   log2(): Expr<number> {
     return call('log2', [this])
   }
+  /** Logarithm to base 10. */
   log10(): Expr<number> {
     return call('log10', [this])
   }
+  /** Rounded down. */
   floor(): Expr<T> {
     return call('floor', [this])
   }
+  /** Rounded up. */
   ceil(): Expr<T> {
     return call('ceil', [this])
   }
+  /** Rounded towards zero. */
   trunc(): Expr<T> {
     return call('trunc', [this])
   }
@@ -95,28 +108,36 @@ export class Expr<T = unknown> {
     }
     return call('round', [this], { decimals })
   }
+  /** Whether it is NaN; false for integers and decimals. */
   isNaN(): Expr<boolean> {
     return call('isNaN', [this])
   }
+  /** Whether it is neither NaN nor infinite. */
   isFinite(): Expr<boolean> {
     return call('isFinite', [this])
   }
 
+  /** Equal. */
   eq(other: Operand): Expr<boolean> {
     return call('eq', [this, other])
   }
+  /** Not equal. */
   ne(other: Operand): Expr<boolean> {
     return call('ne', [this, other])
   }
+  /** Less. Text is compared by code points. */
   lt(other: Operand): Expr<boolean> {
     return call('lt', [this, other])
   }
+  /** Less or equal. */
   le(other: Operand): Expr<boolean> {
     return call('le', [this, other])
   }
+  /** Greater. */
   gt(other: Operand): Expr<boolean> {
     return call('gt', [this, other])
   }
+  /** Greater or equal. */
   ge(other: Operand): Expr<boolean> {
     return call('ge', [this, other])
   }
@@ -128,12 +149,15 @@ export class Expr<T = unknown> {
   isIn(values: readonly LiteralValue[]): Expr<boolean> {
     return call('isIn', [this], { values: [...values] })
   }
+  /** The opposite of `isIn`; null where that is null. */
   notIn(values: readonly LiteralValue[]): Expr<boolean> {
     return this.isIn(values).not()
   }
+  /** Whether there is no value. */
   isNull(): Expr<boolean> {
     return call('isNull', [this])
   }
+  /** Whether there is a value. */
   isNotNull(): Expr<boolean> {
     return call('isNotNull', [this])
   }
@@ -142,12 +166,15 @@ export class Expr<T = unknown> {
     return call('coalesce', [this, other])
   }
 
+  /** False where one side is false, true where both are true, else null. */
   and(other: Operand): Expr<boolean> {
     return call('and', [this, other])
   }
+  /** True where one side is true, false where both are false, else null. */
   or(other: Operand): Expr<boolean> {
     return call('or', [this, other])
   }
+  /** The opposite; null of null. */
   not(): Expr<boolean> {
     return call('not', [this])
   }
@@ -182,7 +209,7 @@ export class Expr<T = unknown> {
   }
 }
 
-/** Characters are Unicode code points. */
+/** Functions of text. Characters are Unicode code points. */
 export class TextFunctions {
   readonly #text: Expr
 
@@ -199,9 +226,11 @@ export class TextFunctions {
   byteLen(): Expr<number> {
     return call('str.byteLen', [this.#text])
   }
+  /** In lower case, in no particular language. */
   lower(): Expr<string> {
     return call('str.lower', [this.#text])
   }
+  /** In upper case, in no particular language. */
   upper(): Expr<string> {
     return call('str.upper', [this.#text])
   }
@@ -209,18 +238,23 @@ export class TextFunctions {
   trim(): Expr<string> {
     return call('str.trim', [this.#text])
   }
+  /** Without white space at its start. */
   trimStart(): Expr<string> {
     return call('str.trimStart', [this.#text])
   }
+  /** Without white space at its end. */
   trimEnd(): Expr<string> {
     return call('str.trimEnd', [this.#text])
   }
+  /** Whether the text `part` is found anywhere. */
   contains(part: string): Expr<boolean> {
     return call('str.contains', [this.#text], { part })
   }
+  /** Whether it begins with the text `part`. */
   startsWith(part: string): Expr<boolean> {
     return call('str.startsWith', [this.#text], { part })
   }
+  /** Whether it ends with the text `part`. */
   endsWith(part: string): Expr<boolean> {
     return call('str.endsWith', [this.#text], { part })
   }
@@ -244,9 +278,11 @@ export class TextFunctions {
   split(separator: string): Expr<string[]> {
     return call('str.split', [this.#text], { separator })
   }
+  /** With `fill` before it until it has `length` characters; longer texts stay as they are. */
   padStart(length: number, fill = ' '): Expr<string> {
     return call('str.padStart', [this.#text], { length, fill })
   }
+  /** With `fill` after it until it has `length` characters; longer texts stay as they are. */
   padEnd(length: number, fill = ' '): Expr<string> {
     return call('str.padEnd', [this.#text], { length, fill })
   }
@@ -255,7 +291,7 @@ export class TextFunctions {
 /** A stretch of time that `dt.truncate` cuts to. */
 export type TimeStep = 'year' | 'quarter' | 'month' | 'week' | 'day' | 'hour' | 'minute' | 'second'
 
-/** Numbers are int32. Timestamps of other zones than UTC are refused. */
+/** Functions of dates and timestamps. Numbers are int32. Timestamps of other zones than UTC are refused. */
 export class TimeFunctions {
   readonly #time: Expr
 
@@ -264,6 +300,7 @@ export class TimeFunctions {
     this.#time = time
   }
 
+  /** The year, negative before the year 0. */
   year(): Expr<number> {
     return call('dt.year', [this.#time])
   }
@@ -279,12 +316,15 @@ export class TimeFunctions {
   day(): Expr<number> {
     return call('dt.day', [this.#time])
   }
+  /** 0 to 23. */
   hour(): Expr<number> {
     return call('dt.hour', [this.#time])
   }
+  /** 0 to 59. */
   minute(): Expr<number> {
     return call('dt.minute', [this.#time])
   }
+  /** 0 to 59. */
   second(): Expr<number> {
     return call('dt.second', [this.#time])
   }
@@ -310,6 +350,7 @@ export class TimeFunctions {
   }
 }
 
+/** Functions of lists, of any length or a fixed one. */
 export class ListFunctions {
   readonly #list: Expr
 
@@ -336,6 +377,7 @@ export class ListFunctions {
   }
 }
 
+/** What is in a struct. */
 export class StructFunctions {
   readonly #struct: Expr
 
@@ -344,6 +386,7 @@ export class StructFunctions {
     this.#struct = struct
   }
 
+  /** The field of this name; null where the struct is. */
   field(name: string): Expr {
     return call('struct.field', [this.#struct], { name })
   }
