@@ -8,7 +8,7 @@ import type { Block } from '../objects/segments.ts'
 import type { Encoded } from '../objects/codec.ts'
 import { snapshot, write } from '../objects/codec.ts'
 import { BeamlineError } from '../errors.ts'
-import { type PinnedMemory, Pins } from './pins.ts'
+import { type OwnBlock, type PinnedMemory, Pins } from './pins.ts'
 import { wireError } from './wire-error.ts'
 
 type Segments = typeof import('../objects/segments.ts')
@@ -19,11 +19,16 @@ type NodeBody<K extends string> = Extract<NonNullable<NodeMessage['body']>, { $c
 interface Writing {
   readonly node: string
   readonly pool: InstanceType<Segments['SegmentPool']>
-  /** Segments that this process writes, to reuse its own blocks at once. */
-  readonly mine: Set<string>
+  /** Paths of the segments that this process writes, to reuse its own blocks at once. */
+  readonly mine: Map<string, string>
   /** Blocks of those segments that hold an object, and which one: news from the node about a block may come after it was used again. */
   readonly written: Map<string, string>
+  /** Blocks that this process reads without an answer of the node. They are not written again before that ends, also when the node frees them. */
+  readonly reading: Map<string, { freed: boolean }>
 }
+
+const blockOf = ({ segment, offset }: { readonly segment: string; readonly offset: number }): string => `${segment}:${offset}`
+const nameOf = (object: Ref | undefined): string => `${object?.owner ?? ''}:${object?.object ?? 0}`
 
 export class ObjectStore {
   readonly #send: (message: ProcessMessage) => void
@@ -48,10 +53,11 @@ export class ObjectStore {
 
   constructor(send: (message: ProcessMessage) => void) {
     this.#send = send
-    this.pins = new Pins((message) => {
+    const sendPin = (message: ProcessMessage): void => {
       this.#flush() // the node must know an object before it hears who reads it
       send(message)
-    })
+    }
+    this.pins = new Pins(sendPin, (place) => this.#readOwn(place))
   }
 
   /** Loads the native part; needed before `map`. */
@@ -64,7 +70,7 @@ export class ObjectStore {
 
   #write(SegmentPool: Segments['SegmentPool']): Writing {
     const { node } = this
-    const mine = new Set<string>()
+    const mine = new Map<string, string>()
     const giveBack = (segment: string): void => {
       mine.delete(segment)
       if (this.node !== node) return
@@ -73,10 +79,10 @@ export class ObjectStore {
     }
     const request = async (bytes: number): Promise<Granted> => {
       const granted = await this.#request(bytes)
-      mine.add(granted.segment)
+      mine.set(granted.segment, granted.path)
       return granted
     }
-    return { node, pool: new SegmentPool(request, giveBack), mine, written: new Map() }
+    return { node, pool: new SegmentPool(request, giveBack), mine, written: new Map(), reading: new Map() }
   }
 
   get isReady(): boolean {
@@ -122,8 +128,26 @@ export class ObjectStore {
   }
 
   #placed({ node, written }: Writing, { path, segment, offset }: Block, bytes: number, object: Ref): Place {
-    written.set(`${segment}:${offset}`, `${object.owner}:${object.object}`)
+    written.set(blockOf({ segment, offset }), nameOf(object))
     return { path, segment, offset, bytes, object, node }
+  }
+
+  /** The block of an object that this process wrote and has not freed; not written again before it is released. */
+  #readOwn(place: Place): OwnBlock | undefined {
+    const { node, segment, offset, bytes } = place
+    const writing = this.#writing
+    const block = blockOf(place)
+    const path = writing?.mine.get(segment)
+    if (writing?.node !== node || path === undefined || writing.written.get(block) !== nameOf(place.object)) return undefined
+    const read = { freed: false }
+    writing.reading.set(block, read)
+    const release = (): void => {
+      writing.reading.delete(block)
+      if (!read.freed) return
+      writing.pool.free(segment, offset, bytes)
+      writing.pool.releaseEmpty() // the node waits for it
+    }
+    return { memory: { path, offset, bytes }, release }
   }
 
   /** The bytes of a pinned object; `onCollected` runs when no view of them is left. */
@@ -179,12 +203,15 @@ export class ObjectStore {
     this.#free(place)
   }
 
-  #free({ node, segment, offset, bytes, object: name }: Place): void {
+  #free(place: Place): void {
+    const { node, segment, offset, bytes } = place
     const writing = node === this.node ? this.#writing : node === this.#writingBefore?.node ? this.#writingBefore : undefined
-    const block = `${segment}:${offset}`
-    if (!writing?.mine.has(segment) || writing.written.get(block) !== `${name?.owner ?? ''}:${name?.object ?? 0}`) return
+    const block = blockOf(place)
+    if (!writing?.mine.has(segment) || writing.written.get(block) !== nameOf(place.object)) return
     writing.written.delete(block)
-    writing.pool.free(segment, offset, bytes)
+    const read = writing.reading.get(block)
+    if (read) read.freed = true
+    else writing.pool.free(segment, offset, bytes)
     if (writing === this.#writingBefore) writing.pool.releaseEmpty()
   }
 

@@ -3,6 +3,9 @@
  *
  * A place only names an object. While the pin is open the daemon keeps the object in mapped memory of this machine, brought there
  * from another node or from a spill file if need be. The last reader's release closes the pin; closings travel in batches.
+ *
+ * What this process wrote itself, and still has, is read before the node answers: its block is not written again while it is read here,
+ * whatever the node says. The node is still told, so that it makes room elsewhere first.
  */
 import type { NodeMessage, ProcessMessage } from '../net/gen/node.ts'
 import type { Place } from '../net/gen/peer.ts'
@@ -18,6 +21,12 @@ export interface PinnedMemory {
   readonly path: string
   readonly offset: number
   readonly bytes: number
+}
+
+/** A block of this process that holds the object; it is kept until `release`. */
+export interface OwnBlock {
+  readonly memory: PinnedMemory
+  release(): void
 }
 
 /** One reader's share of a pin. */
@@ -42,6 +51,7 @@ class OpenPin implements Pin {
   readers = 0
   resolve: (memory: PinnedMemory) => void
   reject: (error: Error) => void
+  #own: OwnBlock | undefined
   readonly #closed: (pin: OpenPin) => void
 
   constructor(id: number, key: string, place: Place, use: PinUse, closed: (pin: OpenPin) => void) {
@@ -57,13 +67,22 @@ class OpenPin implements Pin {
     promise.catch(() => undefined) // readers that need it look; a prefetch does not
   }
 
+  readOwn(block: OwnBlock): void {
+    this.#own = block
+    this.memory = block.memory
+    this.resolve(block.memory)
+  }
+
   release(): void {
-    if (--this.readers === 0) this.#closed(this)
+    if (--this.readers > 0) return
+    this.#own?.release()
+    this.#closed(this)
   }
 }
 
 export class Pins {
   readonly #send: (message: ProcessMessage) => void
+  readonly #ownBlock: (place: Place) => OwnBlock | undefined
   /** Open pins that may get more readers. */
   readonly #byObject = new Map<string, OpenPin>()
   readonly #unanswered = new Map<number, OpenPin>()
@@ -71,8 +90,10 @@ export class Pins {
   #next = 1
   #failed: Error | undefined
 
-  constructor(send: (message: ProcessMessage) => void) {
+  /** @param ownBlock - the block at a place, from now on kept, when this process wrote the object there and has not freed it */
+  constructor(send: (message: ProcessMessage) => void, ownBlock: (place: Place) => OwnBlock | undefined) {
     this.#send = send
+    this.#ownBlock = ownBlock
   }
 
   /** Open pins, for leak checks. */
@@ -98,6 +119,10 @@ export class Pins {
       this.#ask(pin)
     }
     pin.readers++
+    if (use === 'get' && !pin.memory && !this.#failed) {
+      const block = this.#ownBlock(place)
+      if (block) pin.readOwn(block)
+    }
     return pin
   }
 
@@ -111,6 +136,7 @@ export class Pins {
     const pin = this.#unanswered.get(id)
     if (!pin) return
     this.#unanswered.delete(id)
+    if (pin.memory) return // it reads a block of its own
     if (failure) {
       this.#forget(pin)
       pin.reject(wireError(failure))
@@ -134,7 +160,11 @@ export class Pins {
 
   /** Another daemon has no pins of this process: what is read stays mapped, what is waited for is asked for again. */
   attachedAgain(): void {
-    for (const pin of this.#byObject.values()) if (pin.memory) this.#byObject.delete(pin.key)
+    for (const pin of this.#byObject.values()) {
+      if (!pin.memory) continue
+      this.#byObject.delete(pin.key)
+      this.#unanswered.delete(pin.id)
+    }
     for (const pin of this.#unanswered.values()) this.#ask(pin)
   }
 

@@ -2,7 +2,7 @@
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import { expect, test } from 'vitest'
 import { BeamlineError } from '../../src/errors.ts'
-import { Pins } from '../../src/core/pins.ts'
+import { type OwnBlock, Pins } from '../../src/core/pins.ts'
 import type { ProcessMessage } from '../../src/net/gen/node.ts'
 import type { Place } from '../../src/net/gen/peer.ts'
 
@@ -15,7 +15,7 @@ const place = (object: number, offset = 0): Place => ({
   object: { owner: 'o', address: 'unix:/o', object },
 })
 
-function start(): {
+function start(ownBlock: (place: Place) => OwnBlock | undefined = () => undefined): {
   pins: Pins
   asked: [number, string][]
   closed: number[][]
@@ -26,7 +26,7 @@ function start(): {
   const pins = new Pins(({ body }: ProcessMessage) => {
     if (body?.$case === 'objectPin') asked.push([body.value.pin, body.value.use])
     if (body?.$case === 'objectUnpin') closed.push(body.value.pins)
-  })
+  }, ownBlock)
   const answer = (pin: number, failure?: { code: string; detailsJson: string }): void =>
     pins.pinned({ pin, path: '/here', segment: 'x', offset: 4096, bytes: 100, failure })
   return { pins, asked, closed, answer }
@@ -100,4 +100,48 @@ test('when the node is gone, what waits fails and what is here stays', async () 
   await expect(waits.ready).rejects.toMatchObject({ code: 'NODE_DIED' })
   await expect(pins.take(place(3), 'get').ready).rejects.toMatchObject({ code: 'NODE_DIED' })
   expect(here.memory).toBeDefined()
+})
+
+test('an own block is read before the node answers, is the same whatever that answers, and is kept until its last reader is gone', async () => {
+  let kept = 0
+  const own = { memory: { path: '/own', offset: 8192, bytes: 100 }, release: () => kept-- }
+  const { pins, asked, closed, answer } = start(() => {
+    kept++
+    return own
+  })
+  const [first, second] = [pins.take(place(1), 'get'), pins.take(place(1), 'get')]
+  expect([first.memory, await second.ready, kept]).toEqual([own.memory, own.memory, 1])
+  expect(asked).toEqual([[1, 'get']])
+  answer(1, { code: 'OBJECT_LOST', detailsJson: '{"object":"o:1","reason":"gone"}' })
+  expect(pins.take(place(1), 'get').memory).toEqual(own.memory)
+  const restored = pins.take(place(2, 4096), 'get')
+  answer(2)
+  expect(restored.memory).toEqual(own.memory)
+  restored.release()
+  first.release()
+  second.release()
+  expect(kept).toBe(1)
+  first.release()
+  await nextTurn()
+  expect([kept, closed, pins.size]).toEqual([0, [[2, 1]], 0])
+})
+
+test('an argument that is only brought here asks the node also for an own block; who comes to wait for it reads at once', () => {
+  const own = { memory: { path: '/own', offset: 8192, bytes: 100 }, release: () => undefined }
+  const { pins, asked } = start(() => own)
+  const argument = pins.take(place(1), 'argument')
+  expect(argument.memory).toBeUndefined()
+  expect(pins.take(place(1), 'get').memory).toEqual(own.memory)
+  expect(asked).toEqual([
+    [1, 'argument'],
+    [1, 'get'],
+  ])
+})
+
+test('a process that attaches again asks nothing about the own blocks that it reads', () => {
+  const { pins, asked } = start(() => ({ memory: { path: '/own', offset: 8192, bytes: 100 }, release: () => undefined }))
+  pins.take(place(1), 'get')
+  pins.attachedAgain()
+  expect(asked).toEqual([[1, 'get']])
+  expect(pins.size).toBe(0)
 })

@@ -35,3 +35,39 @@ test('a value goes to shared memory as it was when it was given, also when room 
     removeStoreDirectory(directory)
   }
 })
+
+test('a block that is read here is not written again when the node frees it, but after its last reader, and then goes back', async () => {
+  const directory = `${existsSync('/dev/shm') ? '/dev/shm' : tmpdir()}/beamline-test-${randomBytes(4).toString('hex')}`
+  openStoreDirectory(directory)
+  try {
+    const returned: string[] = []
+    let segments = 0
+    const store: ObjectStore = new ObjectStore(({ body }) => {
+      if (body?.$case === 'segmentReturn') returned.push(body.value.segment)
+      if (body?.$case !== 'segmentRequest') return
+      const { request, bytes } = body.value
+      const segment = `segment-${++segments}`
+      const path = `${directory}/${segment}`
+      void createSegmentFile(path, bytes).then(() => store.granted({ request, segment, path, bytes, failure: undefined }))
+    })
+    store.node = 'n'
+    const encoded = (value: number): ReturnType<typeof encode> => encode(new Float64Array(50_000).fill(value), 'it')
+    const first = await store.write(encoded(1), { owner: 'p', object: 1, address: '' })
+    const reader = store.pins.take(first, 'get')
+    const { segment, offset, bytes } = first
+    const freed = { places: [{ segment, offset, bytes, node: '', owner: 'p', object: 1 }], giveBack: true }
+    store.blocksFreed(freed)
+    store.blocksFreed(freed)
+    expect(returned).toEqual([])
+    expect(store.pins.take({ ...first, object: { owner: 'p', object: 3, address: '' } }, 'get').memory).toBeUndefined()
+    const second = await store.write(encoded(2), { owner: 'p', object: 2, address: '' })
+    expect(second.segment).toBe('segment-2')
+    const value = decode(store.map(reader.memory!, first, () => {})) as Float64Array
+    expect([value[0], value.at(-1)]).toEqual([1, 1])
+    reader.release()
+    expect(returned).toEqual(['segment-1'])
+    store.close()
+  } finally {
+    removeStoreDirectory(directory)
+  }
+})

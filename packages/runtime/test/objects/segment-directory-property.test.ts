@@ -32,6 +32,8 @@ interface Reader {
   readonly pin: number
   readonly known: Known
   memory: ObjectMemory | undefined
+  /** It reads a block of its own, whatever the node answers. */
+  own: boolean
 }
 
 /** Segments that a process holds, as its own books have it. */
@@ -39,6 +41,10 @@ class Writer {
   readonly held = new Map<string, { readonly blocks: BlockAllocator; readonly objects: Map<number, Known> }>()
   /** Messages that have not arrived at the node. */
   readonly sent: DirectoryEvent[] = []
+  /** Messages that have not arrived here. */
+  readonly inbox: (() => void)[] = []
+  /** Blocks that were freed while they are read here: by place, what lies there. */
+  readonly kept = new Map<string, Known>()
   readonly granted: number[] = []
 }
 
@@ -106,7 +112,9 @@ class World {
         expect(this.requests.get(instruction.request)).toBe(instruction.process)
         this.requests.delete(instruction.request)
         if (instruction.kind === 'grant') {
-          this.writers.get(instruction.process)!.held.set(instruction.segment, { blocks: new BlockAllocator(instruction.bytes), objects: new Map() })
+          const { process, segment, bytes } = instruction
+          const { held, inbox } = this.writers.get(process)!
+          inbox.push(() => held.set(segment, { blocks: new BlockAllocator(bytes), objects: new Map() }))
         }
         return
       case 'pinned':
@@ -115,6 +123,7 @@ class World {
         const reader = this.readers[at]
         if (!reader && this.unpinned.has(instruction.pin)) return // the answer crosses the unpin
         if (!reader) throw new Error('nobody asked')
+        if (reader.own) return
         expect(reader.memory).toBeUndefined()
         if (instruction.kind === 'pinned') {
           expect(instruction.memory.bytes).toBe(reader.known.bytes)
@@ -126,8 +135,10 @@ class World {
         return
       }
       case 'blocksFreed':
-        for (const { segment, offset, owner, object } of instruction.blocks) this.free(instruction.process, segment, offset, owner, object)
-        if (instruction.giveBack) this.giveBack(instruction.process)
+        this.writers.get(instruction.process)?.inbox.push(() => {
+          for (const { segment, offset, owner, object } of instruction.blocks) this.free(instruction.process, segment, offset, owner, object)
+          if (instruction.giveBack) this.giveBack(instruction.process)
+        })
         return
       case 'writeObjects':
         this.writing.push(instruction)
@@ -166,13 +177,25 @@ class World {
     const known = held?.objects.get(offset)
     if (!held || known?.owner !== owner || known.object !== object) return
     held.objects.delete(offset)
-    held.blocks.free(offset, known.bytes)
+    const isRead = this.readers.some((reader) => reader.own && reader.process === process && reader.known === known)
+    if (isRead) this.writers.get(process)!.kept.set(`${segment}:${offset}`, known)
+    else held.blocks.free(offset, known.bytes)
+  }
+
+  /** The last reader of a block of its own is gone. */
+  letGo(process: string, { known, memory }: Reader): void {
+    const writer = this.writers.get(process)!
+    const { segment, offset } = memory!
+    if (writer.kept.get(`${segment}:${offset}`) !== known) return
+    writer.kept.delete(`${segment}:${offset}`)
+    writer.held.get(segment)!.blocks.free(offset, known.bytes)
+    this.giveBack(process)
   }
 
   giveBack(process: string): void {
     const writer = this.writers.get(process)!
     for (const [segment, { objects }] of writer.held) {
-      if (objects.size > 0) continue
+      if (objects.size > 0 || [...writer.kept.keys()].some((block) => block.startsWith(`${segment}:`))) continue
       writer.held.delete(segment)
       writer.sent.push({ kind: 'segmentReturned', process, segment })
     }
@@ -181,6 +204,10 @@ class World {
   deliver(process: string): void {
     const event = this.writers.get(process)!.sent.shift()
     if (event) this.tell(event)
+  }
+
+  receive(process: string): void {
+    this.writers.get(process)!.inbox.shift()?.()
   }
 
   request(process: string, bytes: number): void {
@@ -229,14 +256,19 @@ class World {
   pin(process: string, known: Known, use: Use): void {
     if (known.freed || (!known.place && this.copies.some((copy) => copy.known === known))) return
     const pin = this.next++
-    this.readers.push({ process, pin, known, memory: undefined })
+    const writer = this.writers.get(process)!
+    const own = use === 'get' && known.place && writer.held.get(known.place.segment)?.objects.get(known.place.offset) === known
+    this.readers.push({ process, pin, known, memory: own ? { path: '', segmentBytes: 0, ...known.place! } : undefined, own: own === true })
     const event: DirectoryEvent = { kind: 'pinned', process, pin, owner: known.owner, object: known.object, place: known.place, use }
-    this.writers.get(process)!.sent.push(event)
+    writer.sent.push(event)
+    this.check()
   }
 
   unpin(reader: Reader): void {
     const { process, pin } = reader
     this.readers.splice(this.readers.indexOf(reader), 1)
+    const others = this.readers.some((each) => each.own && each.process === process && each.known === reader.known)
+    if (reader.own && !others) this.letGo(process, reader)
     const { sent } = this.writers.get(process)!
     const at = sent.findIndex((event) => event.kind === 'pinned' && event.pin === pin)
     if (at >= 0) sent.splice(at, 1)
@@ -312,6 +344,7 @@ const step = fc.oneof(
   { weight: 3, arbitrary: fc.tuple(fc.constant('file'), pick, fc.integer({ min: 0, max: 9 })) },
   { weight: 6, arbitrary: fc.tuple(fc.constant('write'), process, process, bytes, pick) },
   { weight: 8, arbitrary: fc.tuple(fc.constant('deliver'), process) },
+  { weight: 8, arbitrary: fc.tuple(fc.constant('receive'), process) },
   { weight: 2, arbitrary: fc.tuple(fc.constant('free'), pick) },
   { weight: 4, arbitrary: fc.tuple(fc.constant('pin'), process, pick, fc.constantFrom(...USES)) },
   { weight: 3, arbitrary: fc.tuple(fc.constant('unpin'), pick) },
@@ -344,6 +377,8 @@ function act(world: World, [what, ...args]: readonly unknown[]): void {
       return world.write(world.living[first]!, world.living[second]!, third, fourth)
     case 'deliver':
       return world.deliver(world.living[first]!)
+    case 'receive':
+      return world.receive(world.living[first]!)
     case 'free': {
       const known = chosen(world.objects, first)
       if (known) world.freeObject(known)
@@ -405,7 +440,13 @@ function act(world: World, [what, ...args]: readonly unknown[]): void {
 function rest(world: World): void {
   for (let i = 0; i < 3_000; i++) {
     const before = world.writing.length + world.reading.length + world.making.length
-    for (const each of world.living) while (world.writers.get(each)!.sent.length > 0) world.deliver(each)
+    for (const each of world.living) {
+      const { sent, inbox } = world.writers.get(each)!
+      while (sent.length + inbox.length > 0) {
+        if (inbox.length > 0) world.receive(each)
+        else world.deliver(each)
+      }
+    }
     if (world.making.length > 0) act(world, ['file', 0, 1])
     else if (world.writing.length > 0) world.wrote(0, true)
     else if (world.reading.length > 0) world.read(0, true)
