@@ -45,3 +45,16 @@ test('a node that registers at another head ends its workers before the lease of
   vi.advanceTimersByTime(200)
   expect(fenced).toHaveLength(1)
 })
+
+test('a head of an older epoch neither takes a node in again nor keeps it alive', () => {
+  const { membership, fenced } = joined()
+  membership.registered('', told(4_000, 500, 2))
+  vi.advanceTimersByTime(1_100)
+  membership.registered('', told(60_000, 500, 1))
+  membership.seen('', { sequence: 1, epoch: 1 })
+  membership.seen('', { sequence: 2, epoch: 1 })
+  vi.advanceTimersByTime(1_800)
+  expect(fenced).toEqual([])
+  vi.advanceTimersByTime(200)
+  expect(fenced).toHaveLength(1)
+})
