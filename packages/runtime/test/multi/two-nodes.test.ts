@@ -224,6 +224,7 @@ test('a node that stops in order leaves at once, and its id does not come back',
   await cluster.waitForNodes(2)
   const rows = await cluster.members(head)
   expect(rows.find(({ node }) => node === before)?.state ?? 'DEAD').toBe('DEAD')
+  expect(await head.cli('list', 'nodes')).toMatch(new RegExp(`^${before} +\\S+ +127.0.0.1:\\d+ +\\d+ +DEAD .* cpu`, 'm'))
 })
 
 test('a killed node is declared dead within its time, and its tasks run again elsewhere', async () => {
