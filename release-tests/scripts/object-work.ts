@@ -59,9 +59,10 @@ export interface Readers extends AsyncDisposable {
   round(): Promise<{ readonly seconds: number; readonly each: readonly number[] }>
 }
 
-export async function startReaders(count: number): Promise<Readers> {
+/** @param tls - between the nodes everything is encrypted */
+export async function startReaders(count: number, tls: boolean = false): Promise<Readers> {
   const nodes = Array.from({ length: count + 1 }, (_, index) => (index === 0 ? {} : { resources: { [readerOn(index)]: 1 } }))
-  const cluster = await startTestCluster({ nodes, cpus: 1, storeBytes: 3 * BYTES })
+  const cluster = await startTestCluster({ nodes, cpus: 1, storeBytes: 3 * BYTES, tls })
   using _here = cluster.head.settle()
   const program = await init({ quiet: true })
   const readers = nodes.slice(1).map((_, index) => remote(Reader, { resources: { [readerOn(index + 1)]: 1 } }).remote())
