@@ -102,7 +102,7 @@ test('a driver on the machine of the head survives it: what runs elsewhere goes 
 })
 
 test('a daemon that is not the head is killed and started again: its driver goes on, its actor there restarts, leases elsewhere are given back', async () => {
-  await using cluster = await startTestCluster({ nodes: [{ cpus: 2 }, { cpus: 2, resources: { here: 2 } }] })
+  await using cluster = await startTestCluster({ nodes: [{ cpus: 2 }, { cpus: 2, resources: { here: 2 } }], idleTimeoutMs: 1_000 })
   const { head } = cluster
   const plain = cluster.nodes[1] as TestNode
   const baseline = await cluster.baseline()
