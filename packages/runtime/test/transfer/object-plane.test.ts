@@ -270,7 +270,7 @@ describe('nodes that die', () => {
   })
 
   test('an object of a node that died before the reader came to the cluster is lost, and not waited for', async () => {
-    const [reader] = (await start({ nodes: 1 })) as [PlaneProcess]
+    const [reader] = await start({ nodes: 1 })
     reader.tell({ kind: 'died-before', node: 'former' })
     const { failure } = await reader.pin(NAME, MiB, { node: 'former' } as PlaneProcess).pinned
     expect(failure?.code).toBe('OBJECT_LOST')
