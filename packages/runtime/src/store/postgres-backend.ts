@@ -73,7 +73,7 @@ export class PostgresBackend implements Backend {
     this.#reader = new Connection(options, async (client) => {
       client.on('notification', () => this.#wakeAll())
       client.on('end', () => this.#wakeAll())
-      await client.query(`LISTEN ${options.name}`)
+      await client.query(`LISTEN "${options.name}"`)
     })
   }
 
