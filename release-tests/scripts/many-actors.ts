@@ -1,6 +1,11 @@
 /**
  * many-actors: two hundred actors on four nodes, created, called once each, and stopped. An actor is a process: how fast it starts and how much it holds is
  * bounded by what a bare Node process takes, measured beside it.
+ *
+ * All of the time is processor time, the same for 25 actors as for 200. Where bare Node takes 25 ms from start to end, an actor takes 290: its worker 260, and
+ * 30 the four daemons and the program. Of the worker's, Node itself takes 25 and its http2 and tls as much again; 95 are for the 175 files of the runtime and
+ * of gRPC, found, read and taken from the cache of compiled code (without it 130, and 8 MB more an actor); 35 for attaching to the node, 45 for the user's
+ * code, the program's connection and the call, and 35 for the end.
  */
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -45,6 +50,10 @@ await using cluster = await startTestCluster({ nodes: 4, cpus: 1, storeBytes: 64
 using _here = cluster.head.settle()
 await using _program = await init({ quiet: true })
 const RemoteOnce = remote(Once)
+// Every node has the program's code and what Node compiled of it before the first actor that counts.
+const first = cluster.nodes.map(({ id }) => RemoteOnce.options({ node: id }).remote())
+await get(first.map((handle) => handle.call.remote()))
+await Promise.all(first.map((handle) => stop(handle)))
 
 const startMs = performance.now()
 let handles: ActorHandle<Once>[] = Array.from({ length: ACTORS }, () => RemoteOnce.remote())

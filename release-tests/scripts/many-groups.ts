@@ -1,6 +1,8 @@
 /**
  * many-pgs: placement groups created, waited for and removed on four nodes, a hundred at a time, as in the reference system's suite; those of one bundle,
  * and those of three bundles on three nodes. A program that removes them one after the other waits for a round trip each, beside one that asks for all.
+ * The reference system's benchmark waits for them and removes them one after the other, as `groups_of_1_removed_in_turn`: a program there has no other form.
+ * `groups_of_1` is how a program here does the same work.
  */
 import { init, type PlacementGroup, placementGroup } from '@beamline/runtime'
 import { startTestCluster } from '@beamline/runtime/testing'
