@@ -302,9 +302,12 @@ export class Lineage {
     const { maker, lost } = search
     entry.producer = maker
     if (place) {
-      // What is inside goes on with the copy.
-      this.#port.discard(entry, { ...lost, extras: undefined })
-      this.#port.own(place, entry, search.label)
+      // The node that has it knows it by its name: to give back what is lost there would be to give back this.
+      if (place.node !== lost.place.node) {
+        // What is inside goes on with the copy.
+        this.#port.discard(entry, { ...lost, extras: undefined })
+        this.#port.own(place, entry, search.label)
+      }
       entry.settle({ ...lost, place })
       entry.producer = maker
       if (!entry.isHeld) this.dropped(entry)

@@ -155,6 +155,20 @@ describe('lineage', () => {
     await expectNothingKept(world)
   })
 
+  test('leaves what is found on the node where it was said to be lost, and gives nothing back', async () => {
+    const world = new World()
+    const [a] = world.call([], []) as [ObjectEntry]
+    await world.quiet()
+    const place = placeOf(a)
+    world.references.lost(a, place)
+    const { entry } = world.searches.pop() as (typeof world.searches)[number]
+    world.lineage.copyFound(entry, place)
+    expect(placeOf(a)).toEqual(place)
+    expect(world.memory.get(key(place))).toBe(a.number)
+    expect(world.runs.get(a.number)).toBe(1)
+    await expectNothingKept(world)
+  })
+
   test('runs a call with several results once for all of them, and leaves those that are not lost', async () => {
     const world = new World()
     const [first, second, third] = world.call([], [], { returns: 3 }) as [ObjectEntry, ObjectEntry, ObjectEntry]
