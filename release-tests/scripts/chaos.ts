@@ -21,7 +21,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as delay } from 'node:timers/promises'
 import { parseArgs } from 'node:util'
-import { networkUnavailable, type Program, startTestCluster, type TestCluster, type TestNode } from '@beamline/runtime/testing'
+import { type Baseline, networkUnavailable, type Program, startTestCluster, type TestCluster, type TestNode } from '@beamline/runtime/testing'
 import { report, skip } from '../src/measure.ts'
 import { type BusyWorker, type Fault, FAULTS, type FaultName, LONG, SHORT } from './chaos/faults.ts'
 import { type Cell, table, wasUnmet } from './chaos/matrix.ts'
@@ -76,6 +76,8 @@ const cells: Cell[] = []
 const startedMs = performance.now()
 /** Goes on from fault to fault, as long as the next one needs no other nodes and all is well. */
 let cluster: TestCluster | undefined
+/** What it had in use when it was new. */
+let before: Baseline | undefined
 for (const [at, name] of faults.entries()) {
   if (performance.now() - startedMs > WITHIN_MS) {
     cells.push(...workloads.map((workload) => emptyCell(name, workload, `left out: ${values.within} s were over`)))
@@ -84,7 +86,8 @@ for (const [at, name] of faults.entries()) {
   const fault: Fault = FAULTS[name]
   console.log(`\n${name}: ${fault.title}`)
   cluster ??= await startCluster(name)
-  const done = await underFault(cluster, name)
+  before ??= await cluster.baseline()
+  const done = await underFault(cluster, before, name)
   const isWell = done.every(({ failure }) => failure === '')
   if (!isWell) keepLogs(cluster, name)
   const next: Fault | undefined = FAULTS[faults[at + 1] as FaultName]
@@ -95,6 +98,7 @@ for (const [at, name] of faults.entries()) {
       done.push(emptyCell(name, 'end', (error as Error).message))
     }
     cluster = undefined
+    before = undefined
   }
   cells.push(...done)
 }
@@ -136,11 +140,11 @@ function startCluster(name: FaultName): Promise<TestCluster> {
 }
 
 /** All workloads under one fault. */
-async function underFault(cluster: TestCluster, name: FaultName): Promise<Cell[]> {
+async function underFault(cluster: TestCluster, before: Baseline, name: FaultName): Promise<Cell[]> {
   const done: Cell[] = []
   try {
     const rounds = IS_SHORT ? [workloads] : workloads.map((workload) => [workload])
-    for (const round of rounds) done.push(...(await runTogether(cluster, name, round)))
+    for (const round of rounds) done.push(...(await runTogether(cluster, before, name, round)))
   } catch (error) {
     // The cluster is not what it was: what is left of the round cannot be judged.
     const missing = workloads.filter((workload) => !done.some((cell) => cell.workload === workload))
@@ -162,9 +166,8 @@ interface Running {
   met: number
 }
 
-async function runTogether(cluster: TestCluster, name: FaultName, round: readonly WorkloadName[]): Promise<Cell[]> {
+async function runTogether(cluster: TestCluster, before: Baseline, name: FaultName, round: readonly WorkloadName[]): Promise<Cell[]> {
   const fault: Fault = FAULTS[name]
-  const before = await cluster.baseline()
   await fault.prepare?.(cluster)
   const all = await Promise.all(round.map((workload) => start(cluster, name, workload)))
   const stop = new AbortController()
