@@ -24,7 +24,7 @@ import { join } from 'node:path'
 import { BeamlineError } from '../errors.ts'
 import type { Resources } from '../net/gen/node.ts'
 import { type Baseline, differences, takeBaseline } from './baseline.ts'
-import { TestNode, type TestNodeOptions } from './cluster-node.ts'
+import { isGone, TestNode, type TestNodeOptions } from './cluster-node.ts'
 import { TestNetwork } from './network.ts'
 import { claim, processesOf, remove, storeFolder, temporaryFolder } from './registry.ts'
 import { until, type WaitOptions } from './wait.ts'
@@ -200,7 +200,10 @@ export class TestCluster implements AsyncDisposable {
         const workers = await this.#head.list<{ worker: string; pid: number }>('workers')
         const pid = workers.find(({ worker }) => worker === running.worker)?.pid
         if (pid === undefined) return `its worker ${running.worker} is not in the list`
+        // The head may not know yet that it was killed before.
+        if (isGone(pid)) return `its worker ${running.worker} is gone`
         process.kill(pid, 'SIGKILL')
+        await until(`end of worker ${running.worker}`, () => isGone(pid) || `process ${pid} still runs`, options)
         return pid
       },
       options,

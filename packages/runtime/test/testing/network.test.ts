@@ -142,8 +142,10 @@ describe.skipIf(unavailable !== undefined && process.env['CI'] === undefined)(
       expect(ms).toBeGreaterThan(600)
       expect(ms).toBeLessThan(4_000)
       await b.heal()
-      // Two seconds if it were still throttled.
-      expect(await answer(toB, 2_000_000)).toBeLessThan(1_200)
+      // Each takes two seconds while it is throttled; the first may wait for packets that were lost then.
+      let quickest = Number.POSITIVE_INFINITY
+      for (let round = 0; round < 5 && quickest > 1_200; round++) quickest = Math.min(quickest, await answer(toB, 2_000_000))
+      expect(quickest).toBeLessThan(1_200)
     })
   },
 )
