@@ -141,6 +141,11 @@ export class TestNode {
   get isPaused(): boolean {
     return this.#isPaused
   }
+  /** Workers that its daemon has at least. */
+  get workersWarm(): number {
+    const { cpus = 1, prestart = Math.ceil(cpus), workersMax = prestart } = this.options
+    return Math.min(prestart, workersMax)
+  }
   /** Whether its daemon runs, or is stopped by a signal. */
   get isRunning(): boolean {
     return this.#started !== undefined && !isGone(this.#started.pid)
