@@ -40,7 +40,10 @@ async function makeAndRead(cluster: TestCluster, filesThere: () => number): Prom
     for (const [index, ref] of made.entries()) equal.push(hash(await get(ref)) === wanted[index])
     tell('read', { equal })
     for (const ref of made) ref.release()
+    // What was read is held until it is collected.
+    const collector = setInterval(() => globalThis.gc?.(), 50)
     await line.next()
+    clearInterval(collector)
     process.stdin.destroy()
   })
   await driver.event('made')

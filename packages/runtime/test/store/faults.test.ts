@@ -196,14 +196,13 @@ function onServers(start: () => Promise<Server>): void {
     const { relay, url, direct } = await relayed()
     const [cut, other] = [await open(url), await open(direct)]
     const lease = await HeadLease.lead(cut, { self: self('cut', 1_000), isProcess: everyProcessLives })
-    const cutter = setInterval(() => relay.cutAll(), 5)
-    cleanups.push(() => clearInterval(cutter))
+    relay.refuse(true)
     const watched = new Told()
     await other.watch('head', watched.onChange)
     const leading: boolean[] = []
     await Promise.all([lease.lost, watched.until(({ changes }) => changes.at(-1)?.value === undefined && leading.push(lease.isHead) > 0)])
     expect(leading).toEqual([false])
-    clearInterval(cutter)
+    relay.refuse(false)
   })
 
   test('a store closes soon when its server cannot be reached any more', async () => {

@@ -8,6 +8,7 @@ export class Relay {
   #lose: { readonly to: RegExp; readonly lost: () => void; asked: boolean } | undefined
 
   #silent = false
+  #refusing = false
 
   static start(port: number): Promise<Relay> {
     const relay = new Relay(port)
@@ -16,6 +17,7 @@ export class Relay {
 
   private constructor(port: number) {
     this.#server = createServer({ allowHalfOpen: true }, (client) => {
+      if (this.#refusing) return client.destroy()
       const upstream = connect(port, '127.0.0.1')
       const pair = [client, upstream] as const
       this.#pairs.add(pair)
@@ -54,6 +56,12 @@ export class Relay {
   /** As if the cable were pulled: nothing arrives any more, not even the end of a connection. */
   swallowAll(): void {
     this.#silent = true
+  }
+
+  /** Cuts what there is and takes no more, until it may. */
+  refuse(refusing: boolean): void {
+    this.#refusing = refusing
+    if (refusing) this.cutAll()
   }
 
   cutAll(): void {
