@@ -61,7 +61,11 @@ function usage(total: Resources, available: Resources): string {
 }
 
 function printNode({ node, pid, host, state, head, total, available, labels, workers, store, queued, cause = '' }: NodeRow): void {
-  const facts = [...(pid === 0 ? [] : [`pid ${pid} on ${clean(host)}`]), ...(head ? ['head'] : []), ...Object.entries(labels).map(([name, value]) => clean(`${name}=${value}`))]
+  const facts = [
+    ...(pid === 0 ? [] : [`pid ${pid} on ${clean(host)}`]),
+    ...(head ? ['head'] : []),
+    ...Object.entries(labels).map(([name, value]) => clean(`${name}=${value}`)),
+  ]
   print(`node ${node} ${colourState(state)}${facts.length === 0 ? '' : ` (${facts.join(', ')})`}${cause === '' ? '' : ` ${cause}`}`)
   if (state === 'DEAD') return
   print(`  in use   ${usage(total, available)}`)
