@@ -139,10 +139,12 @@ async function workload(
   }
   class Keeper {
     #kept: unknown
+    readonly #told: never
     constructor(ledger: { add: { remote(key: string): never } }, name: string) {
-      ledger.add.remote(name)
+      this.#told = ledger.add.remote(name)
     }
-    keep(value: unknown): number {
+    async keep(value: unknown): Promise<number> {
+      await get(this.#told)
       this.#kept = value
       return process.pid
     }
@@ -163,7 +165,7 @@ async function workload(
   const count = remote(
     async function* (to: typeof ledger, key: string, items: number) {
       await get(to.add.remote(key))
-      for (let i = 0; i < items; i++) yield i % 5 === 0 ? new Uint8Array(200_000).fill(i) : i
+      for (let i = 0; i < items; i++) yield i % 5 === 0 ? i : new Uint8Array(200_000).fill(i)
     },
     { node: elsewhere },
   )
@@ -186,6 +188,9 @@ async function workload(
     const [there] = await Promise.all([get(sum.options({ node: elsewhere }).remote(large)), wait([large])])
     const moved = await get(sum.options({ node: here }).remote(large))
     const own = (await get(large)).length
+    const wide = make.remote(60_000_000, 4)
+    const width = await get(remote((bytes: Uint8Array) => bytes.length, { node: here }).remote(wide))
+    wide.release()
     // One that nobody has a view of is freed by this word, not by a garbage collection.
     const unread = make.remote(1_000_000, 5)
     await wait([unread])
@@ -198,7 +203,7 @@ async function workload(
     const where = remote(() => clusterInfo().node)
     const nodes = await get([0, 1].map((bundleIndex) => where.options({ placementGroup: group, bundleIndex }).remote()))
     await group.remove()
-    results.push({ squares: await get(squares), items, there, moved, own, kept, nodes: new Set(nodes).size })
+    results.push({ squares: await get(squares), items, there, moved, own, width, kept, nodes: new Set(nodes).size })
   }
   await until('all calls of constructors', async () => (await get(ledger.read.remote())).length >= 2 * 32 || 'some are missing')
   tell('done', { results, calls: await get(ledger.read.remote()) })
@@ -210,6 +215,7 @@ const ROUND = {
   there: 24_000_000,
   moved: 24_000_000,
   own: 8_000_000,
+  width: 60_000_000,
   kept: 300_000,
   nodes: 2,
 }
@@ -258,8 +264,8 @@ describe('work of all kinds gives what it gives without faults, and leaves nothi
   })
 
   test('when responses are lost and messages are late, and the head is killed and starts again', async () => {
-    // Of so many chunks as there are, at least one is damaged.
-    const faults = 'mesh.*:response=0.02,delay=1-20ms@0.1;peer.*:response=0.02,delay=1-20ms@0.1;bulk.chunk:response=0.4;seed=5'
+    // Of more than sixty chunks at least one is damaged.
+    const faults = 'mesh.*:response=0.02,delay=1-20ms@0.1;peer.*:response=0.02,delay=1-20ms@0.1;bulk.chunk:response=0.1;seed=5'
     await expect(run(faults, true)).resolves.toEqual(new Set())
   })
 

@@ -1,5 +1,6 @@
 import { existsSync, readFileSync } from 'node:fs'
-import { networkUnavailable, Program, startTestCluster, type TestNode } from '@beamline/runtime/testing'
+import { join } from 'node:path'
+import { networkUnavailable, Program, startTestCluster, type TestNode, until } from '@beamline/runtime/testing'
 import { describe, expect, test } from 'vitest'
 import { processesOf, storeFolder, temporaryFolder } from '../../src/testing/registry.ts'
 
@@ -86,6 +87,8 @@ for (const isolation of ['process', 'netns'] as const) {
         tell('ended', { runs: await get(refs) })
       })
       await driver.event('running')
+      const mark = (name: string): boolean => cluster.nodes.some(({ store }) => existsSync(join(store, '..', name)))
+      await until('first run of both', () => (mark('a') && mark('b')) || 'one has not begun')
       const first = await cluster.killWorker('long')
       const second = await cluster.killWorker('long')
       expect(second).not.toBe(first)
