@@ -6,7 +6,7 @@
  */
 import { rmSync } from 'node:fs'
 import { join } from 'node:path'
-import { setTimeout as delay } from 'node:timers/promises'
+import { setImmediate as turn, setTimeout as delay } from 'node:timers/promises'
 import { BeamlineError } from '../errors.ts'
 import { debug } from '../debug.ts'
 import type { Assign, Hello, NodeMessage, ObjectPin, ObjectRecover, ProcessMessage, ProcessSuspect } from '../net/gen/node.ts'
@@ -186,6 +186,8 @@ export class Daemon {
     await this.#server?.close()
     await this.#cluster?.close(reason, this.#forget)
     removeSession(session)
+    // A signal that arrived is heard at the end of this turn of the event loop: the next node would never hear it.
+    await turn()
     if (!this.#isLast) this.#next?.()
     process.exit(0)
   }
