@@ -3,7 +3,8 @@
  * (size, slice, concatenate, pick rows or columns) with typed-array loops; how user functions see a block is in `batch.ts`.
  */
 import { type Data, type DataType, Field, makeData, RecordBatch, Schema, Struct, Type, Vector } from 'apache-arrow'
-import { isSet, strideOf, takeData } from './take.ts'
+import { isSet } from './bits.ts'
+import { strideOf, takeData } from './take.ts'
 
 /** What the driver knows about a block without holding it. */
 export interface BlockInfo {

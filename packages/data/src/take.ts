@@ -2,11 +2,10 @@
  * Picks rows of a column, in any order and as often as wanted: the copy that filters, sorts and joins end in.
  */
 import { type Data, type DataType, makeData, Type } from 'apache-arrow'
+import { isSet } from './bits.ts'
 
 /** Text and lists shorter than this are copied byte by byte: a call that copies costs more. */
 const SHORT = 24
-
-export const isSet = (bitmap: Uint8Array, bit: number): boolean => ((bitmap[bit >> 3] as number) & (1 << (bit & 7))) !== 0
 
 /**
  * The rows of `data` at `rows`; null where an index is negative. Cost: the bytes of the rows picked, copied once.

@@ -4,7 +4,7 @@
 import { isUtf8 } from 'node:buffer'
 import { type Data, type DataType, Timestamp, Type, Vector, type Decimal } from 'apache-arrow'
 import { dataFromValues, valueReader } from '../values.ts'
-import { castError } from './loop.ts'
+import { castFailed } from './loop-help.ts'
 import { constantOf, familyOf, isWide, perSecond } from './types.ts'
 
 /**
@@ -19,7 +19,7 @@ export function castColumn(data: Data, type: DataType, strict: boolean, text: st
     if (value === null) return null
     const cast = convert(value)
     if (cast !== undefined) return cast
-    if (strict) throw castError(text, String(type), typeof value === 'string' ? JSON.stringify(value) : String(value), row)
+    if (strict) castFailed(text, String(type), typeof value === 'string' ? JSON.stringify(value) : String(value), row)
     return null
   })
   return dataFromValues(values, type)

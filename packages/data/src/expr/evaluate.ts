@@ -3,16 +3,18 @@
  */
 import { BeamlineError } from '@beamline/runtime'
 import { Bool, type Data, type DataType, Field, makeData, Null, type RecordBatch, Schema, Type, Vector } from 'apache-arrow'
+import { validityOf } from '../bits.ts'
 import { compact, fromColumns, takeRows } from '../block.ts'
 import { takeData } from '../take.ts'
 import { dataFromValues, valueReader } from '../values.ts'
 import type { Bound } from './bind.ts'
 import { castColumn } from './cast.ts'
-import { columnOf, inLoop, runLoop } from './loop.ts'
+import { columnOf, runLoop } from './loop.ts'
+import { inLoop } from './loop-parts.ts'
 import { itemsOf, listItems, listLengths, listSlices, listsWith, structField } from './nested.ts'
 import type { LiteralValue } from './node.ts'
 import { amongBytes, compareBytes, compareToBytes, TextRows, textFunction, TextWriter, truthColumn } from './text.ts'
-import { timeFunction, validityOf } from './time.ts'
+import { timeFunction } from './time.ts'
 import { type Constant, familyOf } from './types.ts'
 
 /**

@@ -2,10 +2,9 @@
  * Functions of lists and structs. Items are picked by index, never read one by one.
  */
 import { type Data, type DataType, Field, Int32, List, makeData, Type } from 'apache-arrow'
-import { isSet, takeData } from '../take.ts'
-import { nullsOf } from './loop.ts'
+import { isSet, nullsOf, validityOf } from '../bits.ts'
+import { takeData } from '../take.ts'
 import { truthColumn } from './text.ts'
-import { validityOf } from './time.ts'
 
 /** Where the items of each row lie in the child column. */
 interface Spans {

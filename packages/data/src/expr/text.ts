@@ -4,9 +4,8 @@
  */
 import { isAscii } from 'node:buffer'
 import { Bool, type Data, type DataType, Field, Int32, List, makeData, Type, Utf8 } from 'apache-arrow'
-import { isSet } from '../take.ts'
+import { isSet, packBits } from '../bits.ts'
 import type { FunctionName, Options } from './node.ts'
-import { packBits } from './loop.ts'
 
 /** A text or binary column with access to each row. */
 export class TextRows {

@@ -3,10 +3,9 @@
  * arithmetic between days and dates.
  */
 import { type Data, DateDay, type DataType, Int32, makeData } from 'apache-arrow'
-import { nullsOf } from './loop.ts'
+import { nullsOf, validityOf } from '../bits.ts'
 import type { TimeStep } from './expression.ts'
 import type { FunctionName, Options } from './node.ts'
-import { isSet } from '../take.ts'
 import { familyOf, isWide, perSecond } from './types.ts'
 
 const DAY_MS = 86_400_000
@@ -103,12 +102,4 @@ function millisecondsOf(time: Data): Float64Array {
     const whole = value / BigInt(perMs)
     return Number(value < 0n && whole * BigInt(perMs) !== value ? whole - 1n : whole)
   })
-}
-
-/** One byte per row: 1 where there is a value. */
-export function validityOf(data: Data): Uint8Array {
-  const validity = new Uint8Array(data.length).fill(1)
-  if (data.nullCount === 0) return validity
-  for (let row = 0; row < data.length; row++) if (!isSet(data.nullBitmap as Uint8Array, data.offset + row)) validity[row] = 0
-  return validity
 }

@@ -131,6 +131,12 @@ describe('floats', () => {
   test('round halves away from zero, to decimals as they are written', () => {
     expect(values(x.round(), of(new Float64(), 2.5, -2.5, 0.49999999999999994, -0.2))).toEqual([3, -3, 0, -0])
     expect(values(x.round(2), of(new Float64(), 1.005, -1.005, 1e300, 1e-300))).toEqual([1.01, -1.01, 1e300, 0])
+    expect(values(x.round(15), of(new Float64(), 1e20, 12_345_678_901.25, Number.NaN, Number.NEGATIVE_INFINITY))).toEqual([
+      1e20,
+      12_345_678_901.25,
+      Number.NaN,
+      Number.NEGATIVE_INFINITY,
+    ])
     expect(() => x.round(-1)).toThrow('decimals of round is -1; expected a whole number from 0 to 15')
   })
 })
