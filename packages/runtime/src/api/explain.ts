@@ -129,7 +129,7 @@ function explainTask(runtime: Runtime, record: TaskRecord): Explanation {
     }
   }
   const queue = record.queue
-  const shape = queue && runtime.submitter.shapeOf(queue)
+  const shape = queue && runtime.submitter.leases.shapeOf(queue)
   const needs = shape?.resources ? resourceText(shape.resources) : 'no resources'
   let ahead = 0
   for (const other of queue?.queue ?? []) {

@@ -151,7 +151,7 @@ class TaskHandle {
     if (extras) runtime.whenUnused(this.#template, extras)
     this.#group = joined
     const shape = { ...toShape(this.#options, 1, joined), retriable: maxRetries !== 0 }
-    this.#queue = runtime.submitter.queueFor(shape, maxRetries === 0 || timeoutMs !== undefined, this.#name)
+    this.#queue = runtime.submitter.leases.queueFor(shape, maxRetries === 0 || timeoutMs !== undefined, this.#name)
     this.#runtime = runtime
   }
 }

@@ -44,7 +44,7 @@ export function localTask(runtime: Runtime, record: TaskRecord): LocalTask {
 
 export function report(runtime: Runtime, limit: number): LocalReport {
   const tasks: LocalTask[] = []
-  for (const source of [runtime.submitter.pending(), runtime.actors.pending()]) {
+  for (const source of [runtime.submitter.leases.pending(), runtime.actors.pending()]) {
     for (const record of source) {
       if (tasks.length >= limit) break
       if (record.phase !== 'done') tasks.push(localTask(runtime, record))

@@ -281,7 +281,7 @@ export class Runtime implements ReferencePort, PeerPort {
       case 'takeBack':
         return peer.isNew(body.value) ? this.executor.takeBack(peer, body.value) : undefined
       case 'takenBack':
-        return peer.isNew(body.value) ? this.submitter.takenBack(body.value) : undefined
+        return peer.isNew(body.value) ? this.submitter.leases.takenBack(body.value) : undefined
       case 'objectRequest':
         return this.references.objectsRequested(body.value.objects, body.value.lost, (object, value) =>
           peer.send({ body: { $case: 'objectReply', value: { object, value } } }),
@@ -309,9 +309,9 @@ export class Runtime implements ReferencePort, PeerPort {
     if (!body) return
     switch (body.$case) {
       case 'leaseGranted':
-        return this.submitter.granted(body.value)
+        return this.submitter.leases.granted(body.value)
       case 'leaseReclaim':
-        return this.submitter.reclaim(body.value.lease)
+        return this.submitter.leases.reclaim(body.value.lease)
       case 'workerLost':
         return this.#workerLost(body.value)
       case 'actorCreated':
@@ -483,7 +483,7 @@ export class Runtime implements ReferencePort, PeerPort {
     this.store.attachedAgain(node, elsewhere)
     for (const { entry, place } of stored) if (this.store.wroteBefore(place)) this.lineage.lost(entry, place)
     for (const { message } of this.#queries.values()) this.sendToNode(message)
-    this.submitter.attachedAgain()
+    this.submitter.leases.attachedAgain()
     this.#controlLost(false)
     this.events.emit('warning', `attached to node ${node} in place of ${gone}`)
   }

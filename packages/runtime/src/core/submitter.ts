@@ -6,10 +6,9 @@
  */
 import { BeamlineError } from '../errors.ts'
 import { LIMITS } from '../limits.ts'
-import { debug } from '../debug.ts'
 import { nodeOf } from '../net/endpoint.ts'
-import type { Failure, LeaseGranted, Shape } from '../net/gen/node.ts'
-import type { Done, Item, Push, TakenBack, Value } from '../net/gen/peer.ts'
+import type { Failure } from '../net/gen/node.ts'
+import type { Done, Item, Push, Value } from '../net/gen/peer.ts'
 import { encodeInline } from '../objects/codec.ts'
 import type { ActorClient } from './actors.ts'
 import { ItemStream, STREAM_ITEMS_MAX } from './item-stream.ts'
@@ -18,29 +17,15 @@ import { ObjectEntry, type Stored } from './object-entry.ts'
 import type { Peer } from './peers.ts'
 import type { Runtime } from './runtime.ts'
 import { runningTask } from './running-task.ts'
-import { type Lease, type ShapePort, ShapeQueue } from './shape-queue.ts'
+import type { Lease, ShapeQueue } from './shape-queue.ts'
+import { TaskLeases } from './task-leases.ts'
 import { type CallTemplate, type Dependency, TaskRecord } from './task-record.ts'
 import { fromInline } from './values.ts'
 import { decodeError, wireError } from './wire-error.ts'
 
 const EMPTY = new Uint8Array(0)
-/** After so long, every node has said which leases it takes for held. */
-const LEASES_SAID_MS = 10_000
 const NO_ENTRIES: readonly ObjectEntry[] = []
 const NO_DEPENDENCIES: readonly Dependency[] = []
-const log = debug('core')
-
-/** What the node is asked for, for the tasks of a queue. */
-interface Demand {
-  readonly shape: Shape
-  readonly exclusive: boolean
-  readonly label: string
-}
-
-interface HeldLease {
-  readonly lease: Lease
-  readonly queue: ShapeQueue
-}
 
 /** Arguments as a record keeps them. */
 interface EncodedArguments {
@@ -49,62 +34,22 @@ interface EncodedArguments {
   readonly dependencies: readonly Dependency[]
 }
 
-export class Submitter implements ShapePort {
+export class Submitter {
   readonly #runtime: Runtime
-  /** By key. */
-  readonly #queues = new Map<number, ShapeQueue>()
-  #nextKey = 0
-  readonly #queueByShape = new Map<string, ShapeQueue>()
-  readonly #demands = new Map<ShapeQueue, Demand>()
-  readonly #leases = new Map<number, HeldLease>()
-  readonly #pumping = new Set<ShapeQueue>()
-  readonly #wakes = new Map<ShapeQueue, { readonly timer: NodeJS.Timeout; readonly due: number }>()
-  #pumpScheduled = false
+  readonly leases: TaskLeases
   /** Attempts of calls that were begun because one before was lost or failed. */
   retries = 0
   /** Finished calls that were begun again to bring their results back. */
   reconstructions = 0
-  /** Leases that were returned since this process is attached to another node, for a while. */
-  #returned: Set<number> | undefined
   #lost: Error | undefined
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime
-  }
-
-  /** The queue of a shape. Tasks that may not be started twice have queues of their own. */
-  queueFor(shape: Shape, exclusive: boolean, label: string, base?: ShapeQueue): ShapeQueue {
-    const id = shapeId(shape, exclusive)
-    let queue = this.#queueByShape.get(id)
-    if (!queue) {
-      queue = new ShapeQueue(this.#nextKey++, this, exclusive ? 1 : undefined, base)
-      this.#queues.set(queue.key, queue)
-      this.#queueByShape.set(id, queue)
-      this.#demands.set(queue, { shape, exclusive, label })
-    }
-    return queue
-  }
-
-  /** The queue for a task whose arguments are ready: where most of their bytes lie, when that is another node. */
-  #queueNear(record: TaskRecord, { base }: ShapeQueue): ShapeQueue {
-    const { node: own } = this.#runtime
-    const demand = this.#demands.get(base)
-    if (own === '' || !demand || demand.shape.node !== '' || demand.shape.placementGroup !== '') return base
-    const node = record.nodeOfMost(own)
-    if (node === own) return base
-    if (this.#queues.size >= LIMITS.taskQueuesMax && !this.#queueByShape.has(shapeId({ ...demand.shape, prefers: node }, demand.exclusive))) return base
-    return this.queueFor({ ...demand.shape, prefers: node }, demand.exclusive, demand.label, base)
-  }
-
-  /** Queues for tasks that prefer a node go when they are not used. */
-  #dropIdle(queue: ShapeQueue): void {
-    const demand = this.#demands.get(queue)
-    if (!demand || queue.base === queue || queue.outstanding > 0 || queue.leases.size > 0 || queue.demanded > 0) return
-    clearTimeout(this.#wakes.get(queue)?.timer)
-    this.#wakes.delete(queue)
-    this.#demands.delete(queue)
-    this.#queues.delete(queue.key)
-    this.#queueByShape.delete(shapeId(demand.shape, demand.exclusive))
+    this.leases = new TaskLeases(runtime, {
+      push: (lease, record) => this.#push(lease, record),
+      notReady: (record) => this.notReady(record),
+      left: (record) => this.left(record),
+    })
   }
 
   // ---------------------------------------------------------------- submitting
@@ -204,25 +149,13 @@ export class Submitter implements ShapePort {
       this.fail(record, failed)
       this.#runtime.actors.ready(record)
     } else if (record.queue) {
-      if (record.dependencies.length > 0 || record.storedArgs) record.queue = this.#queueNear(record, record.queue)
+      if (record.dependencies.length > 0 || record.storedArgs) record.queue = this.leases.queueNear(record, record.queue)
       record.queue.enqueue(record)
-      this.#pumpSoon(record.queue)
+      this.leases.pumpSoon(record.queue)
     } else {
       record.phase = 'queued'
       this.#runtime.actors.ready(record)
     }
-  }
-
-  #pumpSoon(queue: ShapeQueue): void {
-    this.#pumping.add(queue)
-    if (this.#pumpScheduled) return
-    this.#pumpScheduled = true
-    queueMicrotask(() => {
-      this.#pumpScheduled = false
-      const queues = [...this.#pumping]
-      this.#pumping.clear()
-      for (const each of queues) each.pump()
-    })
   }
 
   /** Ends a call with an error in place of its results. */
@@ -282,13 +215,9 @@ export class Submitter implements ShapePort {
     this.#start(record)
   }
 
-  // ---------------------------------------------------------------- the port of the queues
+  // ---------------------------------------------------------------- to workers
 
-  now(): number {
-    return performance.now()
-  }
-
-  push(lease: Lease, record: TaskRecord): void {
+  #push(lease: Lease, record: TaskRecord): void {
     const peer = this.#runtime.peers.get(lease.worker, lease.address)
     this.pushTo(peer, record, lease.id)
     const { timeoutMs } = record.template
@@ -308,62 +237,11 @@ export class Submitter implements ShapePort {
     else record.stream?.started()
   }
 
-  takeBack(lease: Lease, count: number): void {
-    const peer = this.#runtime.peers.get(lease.worker, lease.address)
-    peer.send({ body: { $case: 'takeBack', value: { lease: lease.id, count, number: peer.nextNumber() } } })
-  }
-
-  demand(queue: ShapeQueue, wanted: number, backlog: number): void {
-    const known = this.#demands.get(queue)
-    if (!known) return
-    this.#runtime.sendToNode({ body: { $case: 'leaseDemand', value: { key: queue.key, shape: known.shape, wanted, backlog, label: known.label, seen: 0 } } })
-    if (wanted === 0) this.#dropIdle(queue)
-  }
-
-  returnLease(lease: Lease, retire: boolean): void {
-    const queue = this.#leases.get(lease.id)?.queue
-    this.#leases.delete(lease.id)
-    this.#returned?.add(lease.id)
-    this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: lease.id, retire } } })
-    if (queue) this.#dropIdle(queue)
-  }
-
-  wake(queue: ShapeQueue, ms: number): void {
-    const due = this.now() + ms
-    const known = this.#wakes.get(queue)
-    // An earlier wake looks again and asks for the next one; so a busy queue does not set a timer per task.
-    if (known && known.due <= due) return
-    clearTimeout(known?.timer)
-    const timer = setTimeout(() => {
-      this.#wakes.delete(queue)
-      queue.pump()
-    }, ms + 1).unref()
-    this.#wakes.set(queue, { timer, due })
-  }
-
   // ---------------------------------------------------------------- from the node
-
-  granted({ key, lease: id, worker, address, again }: LeaseGranted): void {
-    // Their node says what this process holds there, or held until a moment ago.
-    if (again && this.#leases.has(id)) return
-    const queue = this.#queues.get(key)
-    if (!queue || this.#lost || (again && this.#returned?.has(id))) {
-      this.#runtime.sendToNode({ body: { $case: 'leaseReturn', value: { lease: id, retire: false } } })
-      return
-    }
-    log(() => `lease ${id} on ${worker} for queue ${key}`)
-    queue.granted(id, worker, address)
-    const lease = queue.leases.get(id)
-    if (lease) this.#leases.set(id, { lease, queue })
-  }
-
-  reclaim(id: number): void {
-    this.#leases.get(id)?.queue.reclaim(id)
-  }
 
   /** The node can never grant such leases: what is queued fails. */
   infeasible(key: number, error: Error): void {
-    const queue = this.#queues.get(key)
+    const queue = this.leases.queueOf(key)
     if (!queue) return
     for (const record of queue.queue.remove(() => true)) this.fail(record, error)
     queue.pump()
@@ -371,33 +249,14 @@ export class Submitter implements ShapePort {
 
   /** Leases on a worker that is gone. */
   workerLost(worker: string, cause: Failure | undefined): void {
-    for (const [id, { lease, queue }] of this.#leases) {
-      if (lease.worker !== worker) continue
-      this.#leases.delete(id)
-      const ran = queue.lost(lease)
-      if (ran) this.#attemptFailed(ran, this.lossError(cause, ran.template.name, worker))
-    }
+    for (const ran of this.leases.lost((lease) => lease.worker === worker)) this.#attemptFailed(ran, this.lossError(cause, ran.template.name, worker))
   }
 
   /** A node is gone, with all workers on it. */
   nodeLost(node: string, reason: string): void {
-    for (const [id, { lease, queue }] of this.#leases) {
-      if (nodeOf(lease.address) !== node) continue
-      this.#leases.delete(id)
-      const ran = queue.lost(lease)
-      if (ran) this.#attemptFailed(ran, new BeamlineError('NODE_LOST', { task: ran.template.name, node, reason }))
+    for (const ran of this.leases.lost(({ address }) => nodeOf(address) === node)) {
+      this.#attemptFailed(ran, new BeamlineError('NODE_LOST', { task: ran.template.name, node, reason }))
     }
-  }
-
-  /** The daemon of this process is another one: what was asked for is asked for again. */
-  attachedAgain(): void {
-    for (const queue of this.#demands.keys()) if (queue.demanded > 0) this.demand(queue, queue.demanded, queue.queue.size)
-    // Nodes say in a moment which leases they take for held: returns may have been lost, and later ones cross those messages.
-    const returned = new Set<number>()
-    this.#returned = returned
-    setTimeout(() => {
-      if (this.#returned === returned) this.#returned = undefined
-    }, LEASES_SAID_MS).unref()
   }
 
   lossError(cause: Failure | undefined, task: string, worker: string): BeamlineError {
@@ -409,17 +268,12 @@ export class Submitter implements ShapePort {
   // ---------------------------------------------------------------- from workers
 
   done(peer: Peer, message: Done): void {
-    const held = this.#heldBy(peer.process, message.task)
+    const held = this.leases.heldBy(peer.process, message.task)
     if (held) {
       const record = held.queue.done(held.lease, message.task, message.execMs)
       if (record) this.completed(peer, record, message)
-      this.#pumpSoon(held.queue)
+      this.leases.pumpSoon(held.queue)
     } else this.#runtime.actors.done(peer, message)
-  }
-
-  #heldBy(worker: string, task: number): HeldLease | undefined {
-    for (const held of this.#leases.values()) if (held.lease.worker === worker && held.lease.inFlight.has(task)) return held
-    return undefined
   }
 
   /** The worker answered. */
@@ -474,15 +328,8 @@ export class Submitter implements ShapePort {
     if (!entry.isHeld) lineage.dropped(entry)
   }
 
-  takenBack(message: TakenBack): void {
-    const held = this.#leases.get(message.lease)
-    if (!held) return
-    if (message.retiring) this.#leases.delete(message.lease)
-    held.queue.takenBack(held.lease, message.tasks, message.blocked, message.retiring)
-  }
-
   item(peer: Peer, message: Item): void {
-    const held = this.#heldBy(peer.process, message.task)
+    const held = this.leases.heldBy(peer.process, message.task)
     const record = held?.lease.inFlight.get(message.task) ?? this.#runtime.actors.inFlight(message.task)
     if (!message.value) return
     const number = message.task + 1 + message.index
@@ -582,7 +429,7 @@ export class Submitter implements ShapePort {
     if (!record.queue) this.#runtime.actors.ready(record)
     else if (phase === 'queued') {
       record.queue.queue.remove((other) => other === record)
-      this.#pumpSoon(record.queue)
+      this.leases.pumpSoon(record.queue)
     }
     if (force && lease) {
       const [running] = lease.inFlight.keys()
@@ -593,22 +440,6 @@ export class Submitter implements ShapePort {
   /** The node is gone: everything pending fails. */
   failAll(error: Error): void {
     this.#lost = error
-    for (const { timer } of this.#wakes.values()) clearTimeout(timer)
-    for (const queue of this.#queues.values()) for (const record of queue.drain()) this.fail(record, error)
-    this.#leases.clear()
-  }
-
-  /** Calls that wait or run, for `list tasks`. */
-  *pending(): Iterable<TaskRecord> {
-    for (const queue of this.#queues.values()) {
-      yield* queue.queue
-      for (const lease of queue.leases.values()) yield* lease.inFlight.values()
-    }
-  }
-
-  shapeOf(queue: ShapeQueue): Shape | undefined {
-    return this.#demands.get(queue)?.shape
+    for (const record of this.leases.end()) this.fail(record, error)
   }
 }
-
-const shapeId = (shape: Shape, exclusive: boolean): string => JSON.stringify([shape, exclusive])

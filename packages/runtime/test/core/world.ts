@@ -104,7 +104,7 @@ export class World {
     const { key: queue, wanted } = body.value
     for (let i = 0; i < wanted; i++)
       queueMicrotask(() =>
-        this.submitter.granted({ key: queue, lease: ++this.#lease, worker: 'worker', address: 'unix:/worker', gpuIndices: [], again: false }),
+        this.submitter.leases.granted({ key: queue, lease: ++this.#lease, worker: 'worker', address: 'unix:/worker', gpuIndices: [], again: false }),
       )
   }
 
@@ -167,7 +167,7 @@ export class World {
 
   call(args: readonly ObjectEntry[], inside: readonly ObjectEntry[], options: { returns?: number; maxRetries?: number } = {}): ObjectEntry[] {
     const template = templateOf(options)
-    const queue = this.submitter.queueFor({ placementGroup: '', node: '', prefers: '' } as never, false, 'f')
+    const queue = this.submitter.leases.queueFor({ placementGroup: '', node: '', prefers: '' } as never, false, 'f')
     const list: unknown[] = args.map((entry) => new Handle(entry))
     if (inside.length > 0) list.push(inside.map((entry) => new Handle(entry)))
     const { outputs } = this.submitter.submit(template, list, queue)
@@ -178,7 +178,7 @@ export class World {
   /** Its items go to the handles as they come. */
   async stream(): Promise<void> {
     const template = { ...templateOf({}), streaming: true }
-    const queue = this.submitter.queueFor({ placementGroup: '', node: '', prefers: '' } as never, false, 'f')
+    const queue = this.submitter.leases.queueFor({ placementGroup: '', node: '', prefers: '' } as never, false, 'f')
     const { stream } = this.submitter.submit(template, [], queue)
     for (let item = await stream?.take(); item; item = await stream?.take()) this.handles.push(item)
   }
@@ -259,11 +259,11 @@ export class World {
   #blocked({ lease, task }: Push): void {
     const behind = this.inbox.filter((push) => push.lease === lease && push.task !== task).map((push) => push.task)
     this.inbox = this.inbox.filter((push) => !behind.includes(push.task))
-    this.submitter.takenBack({ lease, tasks: behind, blocked: true, retiring: false, number: 0 })
+    this.submitter.leases.takenBack({ lease, tasks: behind, blocked: true, retiring: false, number: 0 })
   }
 
   #templateOf(task: number): CallTemplate | undefined {
-    for (const record of this.submitter.pending()) if (record.number === task) return record.template
+    for (const record of this.submitter.leases.pending()) if (record.number === task) return record.template
     return undefined
   }
 
