@@ -49,7 +49,7 @@ export interface RowGroupInfo {
 }
 
 export interface ColumnStatistics {
-  /** Bounds: no value lies outside; undefined where nothing is known. Times are `Date`s rounded down. */
+  /** Bounds: no value lies outside; undefined where nothing is known. Times are `Date`s rounded by less than a millisecond. */
   readonly min: StatisticsValue | undefined
   readonly max: StatisticsValue | undefined
   /** Nulls; undefined where they were not counted. */
@@ -79,7 +79,7 @@ export interface FooterColumn {
  */
 export async function readFooter(path: string): Promise<Footer> {
   try {
-    const metadata = await parquetMetadataAsync(await asyncBufferFromFile(path))
+    const metadata = await parquetMetadataAsync(await asyncBufferFromFile(path), { parsers: { stringFromBytes } })
     const columns = columnsOf(metadata)
     return {
       path,
@@ -124,20 +124,25 @@ const STATISTICS_FAMILY: Partial<Record<Type, ColumnStatistics['family']>> = {
   [Type.Bool]: 'bool',
 }
 
-/** Only of the newer fields `min_value` and `max_value` the order is defined, for numbers that of the older ones is the same. */
+/** Only of the newer fields `min_value` and `max_value` the order is defined; that of the older ones is the same for signed numbers. */
 function statisticsOf({ columns: chunks }: RowGroup, columns: readonly FooterColumn[]): Record<string, ColumnStatistics> {
   const known: Record<string, ColumnStatistics> = {}
   for (const { meta_data } of chunks) {
     const { statistics, path_in_schema: path = [] } = meta_data ?? {}
     const type = columns.find(({ name }) => name === path[0])?.type
     const family = type && STATISTICS_FAMILY[type.typeId as Type]
-    if (statistics === undefined || family === undefined || path.length !== 1) continue
-    const number = family !== 'text'
+    if (statistics === undefined || type === undefined || family === undefined || path.length !== 1) continue
+    const number = family !== 'text' && !(type.typeId === Type.Int && !(type as Int32).isSigned)
     const { min_value = number ? statistics.min : undefined, max_value = number ? statistics.max : undefined, null_count } = statistics
     const bound = (value: unknown): StatisticsValue | undefined => (isBound(value, family) ? value : undefined)
     known[path[0] as string] = { min: bound(min_value), max: bound(max_value), nulls: null_count === undefined ? undefined : Number(null_count), family }
   }
   return known
+}
+
+/** With a byte order mark, where a text begins with one: it counts in the order of texts. */
+function stringFromBytes(bytes: Uint8Array): string {
+  return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes)
 }
 
 /** Text that is cut within a character, and NaN, bound nothing. */

@@ -38,7 +38,7 @@ function mayCompare(fn: FunctionName, value: LiteralValue, known: ColumnStatisti
 }
 
 function between(fn: FunctionName, value: LiteralValue, { min, max, family }: ColumnStatistics): boolean {
-  const low = min === undefined ? Number.NEGATIVE_INFINITY : order(min, value, 0)
+  const low = min === undefined ? Number.NEGATIVE_INFINITY : order(min, value, family === 'time' ? -1 : 0)
   const high = max === undefined ? Number.POSITIVE_INFINITY : order(max, value, family === 'time' ? 1 : 0)
   switch (fn) {
     case 'eq':
@@ -70,7 +70,7 @@ function comparable(value: LiteralValue, family: ColumnStatistics['family']): bo
   }
 }
 
-/** Negative, 0 or positive. @param lost - milliseconds that a bound may have lost by rounding down */
+/** Negative, 0 or positive. @param lost - milliseconds that a bound may have lost by rounding */
 function order(bound: StatisticsValue, value: LiteralValue, lost: number): number {
   if (typeof bound === 'string') return Buffer.compare(Buffer.from(bound), Buffer.from(value as string))
   const [x, y] = bound instanceof Date ? [bound.getTime() + lost, (value as Date).getTime()] : [bound as number, value as number]
