@@ -74,6 +74,9 @@ describe('rules', () => {
     expect(optimized(one)).toEqual(['Filter(label > 3) → WithColumns(y = id * 2) → Select(y)', 'ReadParquet(digits, columns: id, label, where: label > 3)'])
     const renamed = over(over(read, { kind: 'rename', names: [['label', 'digit']] }), select('digit'))
     expect(optimized(renamed)).toEqual(['Rename(label as digit) → Select(digit)', 'ReadParquet(digits, columns: label)'])
+    // Of rows in memory a dropped column is still there: it must not meet the one that takes its name.
+    const retaken = over(over(over(read, { kind: 'drop', columns: ['id'] }), { kind: 'rename', names: [['label', 'id']] }), select('id'))
+    expect(optimized(retaken)).toEqual(['Select(label) → Rename(label as id) → Select(id)', 'ReadParquet(digits, columns: label)'])
     expect(optimized(count(over(read, where(col('label').gt(3)))))).toEqual([
       'Count',
       'Filter(label > 3)',

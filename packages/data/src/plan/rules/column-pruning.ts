@@ -59,7 +59,9 @@ function pruneStage(stage: Stage, needed: Needed): readonly [Stage | undefined, 
       return [columns.length === 0 ? undefined : columns.length === stage.columns.length ? stage : { ...stage, columns }, before]
     }
     case 'drop':
-      return [needed === undefined || stage.columns.some((name) => needed.has(name)) ? stage : undefined, needed]
+      // What is dropped may not be there to be dropped; where it is, it must not be in the way of a later name.
+      if (needed === undefined) return [stage, undefined]
+      return [needed.size === 0 ? undefined : { kind: 'select', columns: [...needed] }, needed]
     case 'rename': {
       const before = needed && [...needed].map((name) => stage.names.find(([, to]) => to === name)?.[0] ?? name)
       return [stage, before && new Set([...before, ...stage.names.map(([from]) => from)])]
