@@ -118,7 +118,8 @@ function takenBytes(data: Data, rows: Int32Array, total: number): Uint8Array {
 function takenValues(data: Data, rows: Int32Array): ArrayBufferView {
   const stride = strideOf(data)
   const from = data.values as unknown as Int32Array
-  const to = new (data.type.ArrayType as new (length: number) => Int32Array)(rows.length * stride)
+  // Not the type's own: that of a dictionary is the one of its values, not of its keys.
+  const to = new (from.constructor as new (length: number) => Int32Array)(rows.length * stride)
   if (stride === 1) {
     copyEach(from, to, rows)
   } else {

@@ -180,12 +180,12 @@ class Binder {
       const field = (first.type.children as Field[] | undefined)?.find(({ name }) => name === options['name'])
       if (familyOf(first.type) !== 'struct' || field === undefined)
         this.#fail(node, `${first.type} has no field ${JSON.stringify(options['name'])}`, 'name one that it has')
-      return given((field as Field).type, args)
+      return given(plain((field as Field).type), args)
     }
     this.#expect(node, args, ['list'], 'only lists have items')
     const item = ((first.type.children as Field[])[0] as Field).type
     if (fn === 'list.len') return given(new Int32(), args)
-    if (fn === 'list.get') return given(item, args)
+    if (fn === 'list.get') return given(plain(item), args)
     return given(first.type.typeId === Type.List ? first.type : new List(new ArrowField('item', item, true)), args)
   }
 

@@ -5,7 +5,7 @@ import { isUtf8 } from 'node:buffer'
 import { type Data, type DataType, Timestamp, Type, Vector, type Decimal } from 'apache-arrow'
 import { dataFromValues, valueReader } from '../values.ts'
 import { castFailed } from './loop-help.ts'
-import { constantOf, familyOf, isWide, perSecond } from './types.ts'
+import { constantOf, familyOf, inBits, isWide, perSecond } from './types.ts'
 
 /**
  * @param text - the expression, for errors
@@ -38,7 +38,11 @@ function converter(from: DataType, to: DataType): Convert {
   if (target === 'binary') return (text) => new TextEncoder().encode(text as string)
   switch (target) {
     case 'bool':
-      return (text) => ({ true: true, false: false })[(text as string).toLowerCase()]
+      return (text) =>
+        new Map([
+          ['true', true],
+          ['false', false],
+        ]).get((text as string).toLowerCase())
     case 'int':
       return (text) => {
         if (!/^[+-]?\d{1,40}$/.test(text as string)) return undefined
@@ -111,5 +115,5 @@ function timeOf(text: string, type: DataType): Date | bigint | undefined {
   const digits = Math.log10(per)
   if (/[^0]/.test(fraction.slice(digits))) return undefined
   const units = BigInt(seconds) * BigInt(per) + BigInt(fraction.slice(0, digits).padEnd(digits, '0') || '0')
-  return type.typeId === Type.Date || per <= 1_000 ? new Date(Number((units * 1000n) / BigInt(per))) : units
+  return type.typeId === Type.Date || per <= 1_000 ? new Date(Number((units * 1000n) / BigInt(per))) : inBits(64, units)
 }

@@ -15,7 +15,7 @@ import { itemsOf, listItems, listLengths, listSlices, listsWith, structField } f
 import type { LiteralValue } from './node.ts'
 import { amongBytes, compareBytes, compareToBytes, TextRows, textFunction, TextWriter, truthColumn } from './text.ts'
 import { timeFunction } from './time.ts'
-import { type Constant, familyOf } from './types.ts'
+import { type Constant, familyOf, plain } from './types.ts'
 
 /**
  * The values of the expression, one for each row.
@@ -93,14 +93,7 @@ function call(bound: Extract<Bound, { kind: 'call' }>, batch: RecordBatch): Data
   if (fn === 'isIn') return perEntry(first, batch, (data) => among(data, options['values'] as readonly LiteralValue[]))
   if (second !== undefined) {
     const constant = second.kind === 'constant' ? second.value : undefined
-    if (constant === null)
-      return makeData({
-        type: bound.type,
-        length: batch.numRows,
-        nullCount: batch.numRows,
-        nullBitmap: new Uint8Array((batch.numRows + 7) >> 3),
-        data: new Uint8Array((batch.numRows + 7) >> 3),
-      } as never)
+    if (constant === null || args.some(({ type }) => familyOf(type) === 'null')) return repeated(null, bound.type, batch.numRows)
     const of = COMPARISONS[fn] as (order: number) => boolean
     if (constant !== undefined) return perEntry(first, batch, (data) => ordered(compareToBytes(new TextRows(data), bytesOfConstant(constant)), of, [data]))
     const [a, b] = [evaluate(first, batch), evaluate(second, batch)]
@@ -111,7 +104,7 @@ function call(bound: Extract<Bound, { kind: 'call' }>, batch: RecordBatch): Data
     case 'list.len':
       return listLengths(data)
     case 'list.get':
-      return listItems(data, options['index'] as number)
+      return decoded(listItems(data, options['index'] as number))
     case 'list.slice':
       return listSlices(data, options['start'] as number, options['end'] as number | undefined)
     case 'list.contains': {
@@ -131,7 +124,7 @@ const isAmong = (type: DataType, values: readonly LiteralValue[]): Bound => ({
   kind: 'call',
   type: new Bool(),
   fn: 'isIn',
-  args: [{ kind: 'column', type, name: 'item' }],
+  args: [{ kind: 'column', type: plain(type), name: 'item' }],
   options: { values },
   text: 'list.contains',
 })
@@ -186,7 +179,7 @@ function repeated(value: Constant, type: DataType, rows: number): Data {
   if (value === null || familyOf(type) === 'null') {
     return type.typeId === Type.Null ? makeData({ type: new Null(), length: rows }) : dataFromValues(new Array(rows).fill(null), type)
   }
-  if (typeof value === 'string') {
+  if (typeof value === 'string' && type.typeId === Type.Utf8) {
     const writer = new TextWriter(rows, rows * value.length)
     for (let row = 0; row < rows; row++) writer.push(value)
     return writer.finish()

@@ -55,14 +55,13 @@ export function readDecimal(words: BigInt64Array, row: number, count: number): b
   return value
 }
 
-/** As 128 bits. */
-export function writeDecimal(words: BigInt64Array, row: number, value: bigint): void {
-  words[2 * row] = BigInt.asIntN(64, value)
-  words[2 * row + 1] = value >> 64n
+/** As `readDecimal` reads it. */
+export function writeDecimal(words: BigInt64Array, row: number, count: number, value: bigint): void {
+  for (let word = 0, rest = value; word < count; word++, rest >>= 64n) words[row * count + word] = BigInt.asIntN(64, rest)
 }
 
-export function overflow(expression: string, limit: string, row: number): never {
-  throw new BeamlineError('EXPRESSION_FAILED', { expression, row, reason: `the result exceeds ${limit}`, hint: 'cast an operand to float64 first' })
+export function overflow(expression: string, limit: string, row: number, hint = 'cast an operand to float64 first'): never {
+  throw new BeamlineError('EXPRESSION_FAILED', { expression, row, reason: `the result exceeds ${limit}`, hint })
 }
 
 export function castFailed(expression: string, type: string, value: number | bigint | string, row: number): never {

@@ -59,7 +59,7 @@ export class LoopSource {
 
   #storing(type: DataType, { value }: Code): readonly string[] {
     if (familyOf(type) === 'bool') return [`out[i] = ${value} ? 1 : 0`]
-    return [type.typeId === Type.Decimal ? `help.writeDecimal(out, i, ${value})` : `out[i] = ${value}`]
+    return [type.typeId === Type.Decimal ? `help.writeDecimal(out, i, ${(type as Decimal).bitWidth / 64}, ${value})` : `out[i] = ${value}`]
   }
 
   #emit(bound: Bound): Code {
@@ -171,8 +171,7 @@ export class LoopSource {
     const rest = this.#variable('0n')
     this.#line(`if (${divisible}) {`)
     this.#line(`${rest} = ${m} % ${n}`, `if (${rest} != 0 && (${rest} < 0) !== (${n} < 0)) ${rest} += ${n}`)
-    if (bound.fn === 'mod') this.#line(`${value} = ${rest}`)
-    else this.#line(`${value} = (${m} - ${rest}) / ${n}`, this.#rangeCheck(bound, value))
+    this.#line(`${value} = ${bound.fn === 'mod' ? rest : `(${m} - ${rest}) / ${n}`}`, this.#rangeCheck(bound, value))
     this.#line('}')
     return { value, valid: divisible }
   }
@@ -279,7 +278,9 @@ export class LoopSource {
     const value = result.value
     this.#line(this.#given(from.valid, ''), '{')
     this.#line(`${result.valid} = true`)
-    const refuse = bound.strict ? `help.castFailed(${this.#text(bound.text)}, '${type}', ${from.value}, i)` : `${result.valid} = false`
+    const refuse = bound.strict
+      ? `help.castFailed(${this.#text(bound.text)}, '${type}', ${scaleOf(arg.type) > 0 ? this.#asNumber(arg, from) : from.value}, i)`
+      : `${result.valid} = false`
     if (source === 'float' && target === 'int') {
       const [min, max] = rangeOf(type)
       this.#line(

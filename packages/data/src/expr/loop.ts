@@ -4,7 +4,7 @@
  * The loop is compiled from the bound expression: `loop-source.ts` writes it.
  */
 import { compileFunction } from 'node:vm'
-import { type Data, type DataType, makeData, Type } from 'apache-arrow'
+import { type Data, type DataType, type Decimal, makeData, Type } from 'apache-arrow'
 import { nullsOf, packBits } from '../bits.ts'
 import type { Bound } from './bind.ts'
 import { castFailed, decimalOf, digits, f16round, mod, overflow, readDecimal, round, writeDecimal } from './loop-help.ts'
@@ -78,7 +78,7 @@ function valuesOf(type: DataType, values: ArrayBufferView): ArrayBufferView {
 
 function outputOf(type: DataType, rows: number): ArrayBufferView {
   if (familyOf(type) === 'bool') return new Uint8Array(rows)
-  if (type.typeId === Type.Decimal) return new BigInt64Array(2 * rows)
+  if (type.typeId === Type.Decimal) return new BigInt64Array((rows * (type as Decimal).bitWidth) / 64)
   const { ArrayType } = type as DataType & { ArrayType: new (length: number) => ArrayBufferView }
   return type.typeId === Type.Float && ArrayType === (Uint16Array as unknown) ? new Float16Array(rows) : new ArrayType(rows)
 }

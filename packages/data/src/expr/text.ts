@@ -99,19 +99,21 @@ export function textFunction(fn: FunctionName, args: readonly Data[], options: O
       )
     }
     case 'str.matches': {
-      const pattern = stateless(options['pattern'] as RegExp)
+      const pattern = new RegExp(options['pattern'] as RegExp)
       return truths(
         rows,
-        eachRow(rows, (row) => pattern.test(rows.text(row))),
+        eachRow(rows, (row) => fromStart(pattern).test(rows.text(row))),
       )
     }
     case 'str.extract': {
-      const pattern = stateless(options['pattern'] as RegExp)
-      return texts(rows, (text) => pattern.exec(text)?.[options['group'] as number])
+      const pattern = new RegExp(options['pattern'] as RegExp)
+      return texts(rows, (text) => fromStart(pattern).exec(text)?.[options['group'] as number])
     }
     case 'str.replace': {
       const { what, by } = options as { what: string | RegExp; by: string }
-      return texts(rows, typeof what === 'string' ? (text) => text.replaceAll(what, () => by) : (text) => text.replace(what, by))
+      // An empty text is found between characters, not within them.
+      if (typeof what === 'string') return texts(rows, (text) => text.replaceAll(what === '' ? /(?:)/gu : what, () => by))
+      return texts(rows, (text) => text.replace(fromStart(what), by))
     }
     case 'str.slice': {
       const { start, end } = options as { start: number; end: number | undefined }
@@ -192,14 +194,17 @@ function eachRow(rows: TextRows, test: (row: number) => boolean): Uint8Array {
 function containing(rows: TextRows, part: Buffer): Uint8Array {
   if (part.length === 0) return new Uint8Array(rows.rows).fill(1)
   const found = new Uint8Array(rows.rows)
+  if (rows.rows === 0) return found
+  // Of a slice, not the bytes after it.
+  const bytes = rows.bytes.subarray(0, rows.end(rows.rows - 1))
   let row = 0
-  for (let at = rows.rows === 0 ? -1 : rows.bytes.indexOf(part, rows.start(0)); at >= 0; ) {
+  for (let at = bytes.indexOf(part, rows.start(0)); at >= 0; ) {
     while (row < rows.rows && rows.end(row) <= at) row++
     if (row === rows.rows) break
     if (at + part.length <= rows.end(row)) {
       found[row] = 1
-      at = rows.bytes.indexOf(part, rows.end(row))
-    } else at = rows.bytes.indexOf(part, at + 1)
+      at = bytes.indexOf(part, rows.end(row))
+    } else at = bytes.indexOf(part, at + 1)
   }
   return found
 }
@@ -216,9 +221,10 @@ function charactersOf(bytes: Buffer, start: number, end: number): number {
   return count
 }
 
-/** A pattern that starts at the beginning of every text. */
-function stateless(pattern: RegExp): RegExp {
-  return new RegExp(pattern.source, pattern.flags.replace(/[gy]/g, ''))
+/** Patterns with the flags `g` and `y` would go on where they found the text before. */
+function fromStart(pattern: RegExp): RegExp {
+  pattern.lastIndex = 0
+  return pattern
 }
 
 function ints(rows: TextRows, of: (row: number) => number): Data {
@@ -290,11 +296,11 @@ export class TextWriter {
       if (this.#at + 3 * text.length > this.#bytes.length) this.#grow(this.#at + 3 * text.length)
       this.#at += this.#bytes.write(text, this.#at, 'utf8')
     }
+    if (this.#at > 0x7fff_ffff) throw new RangeError('a text column would exceed 2 GiB; use smaller blocks')
     this.#offsets[++this.#row] = this.#at
   }
 
   #grow(needed: number): void {
-    if (this.#at > 0x7fff_ffff) throw new RangeError('a text column would exceed 2 GiB; use smaller blocks')
     const bytes = Buffer.allocUnsafeSlow(Math.max(needed, 2 * this.#bytes.length))
     this.#bytes.copy(bytes, 0, 0, this.#at)
     this.#bytes = bytes

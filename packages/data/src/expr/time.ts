@@ -5,8 +5,9 @@
 import { type Data, DateDay, type DataType, Int32, makeData } from 'apache-arrow'
 import { nullsOf, validityOf } from '../bits.ts'
 import type { TimeStep } from './expression.ts'
+import { overflow } from './loop-help.ts'
 import type { FunctionName, Options } from './node.ts'
-import { familyOf, isWide, perSecond } from './types.ts'
+import { familyOf, inBits, isWide, perSecond } from './types.ts'
 
 const DAY_MS = 86_400_000
 
@@ -84,7 +85,10 @@ function truncated(time: Data, ms: Float64Array, step: TimeStep, nulls: ReturnTy
   const cut = STEPS[step]
   if (!isWide(type)) return makeData({ type, length, ...nulls, data: Int32Array.from(ms, (at) => cut(at) / DAY_MS) } as never)
   const units = familyOf(type) === 'date' ? 1_000 : perSecond(type)
-  const data = BigInt64Array.from(ms, (at) => (BigInt(cut(at)) * BigInt(units)) / 1_000n)
+  const data = BigInt64Array.from(ms, (at, row) => {
+    const start = (BigInt(cut(at)) * BigInt(units)) / 1_000n
+    return inBits(64, start) ?? overflow(`dt.truncate(${step})`, `the range of ${type}`, row, 'cast to a coarser timestamp first')
+  })
   return makeData({ type, length, ...nulls, data } as never)
 }
 

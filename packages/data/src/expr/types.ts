@@ -19,6 +19,7 @@ import {
   Uint32,
   Uint64,
 } from 'apache-arrow'
+import { decimalOf, digits, f16round } from './loop-help.ts'
 import type { LiteralValue } from './node.ts'
 
 export type Family =
@@ -68,7 +69,8 @@ export function plain(type: DataType): DataType {
   return type.typeId === Type.Dictionary ? (type as Dictionary).dictionary : type
 }
 
-export const sameType = (a: DataType, b: DataType): boolean => String(a) === String(b)
+/** Texts of decimals do not tell their width. */
+export const sameType = (a: DataType, b: DataType): boolean => String(a) === String(b) && (a as Decimal).bitWidth === (b as Decimal).bitWidth
 
 const NUMERIC: ReadonlySet<Family> = new Set(['int', 'float', 'decimal'])
 export const isNumeric = (type: DataType): boolean => NUMERIC.has(familyOf(type))
@@ -145,10 +147,11 @@ export function constantOf(value: LiteralValue, type: DataType): Constant | unde
     case 'binary':
       return value instanceof Uint8Array ? value : undefined
     case 'float': {
-      if (typeof value === 'bigint') return BigInt(Number(value)) === value ? Number(value) : undefined
+      if (typeof value === 'bigint') return BigInt(Number(value)) === value ? constantOf(Number(value), type) : undefined
       if (typeof value !== 'number') return undefined
-      // As the column would hold it: 0.1 finds the float32 that is written 0.1.
-      return (type as Float64).precision === 2 ? value : Math.fround(value)
+      // As the column would hold it: 0.1 finds the float32 that is written 0.1. But 16777217 is not 16777216, and 1e300 not Infinity.
+      const held = [f16round, Math.fround, Number][(type as Float64).precision]?.(value)
+      return Object.is(held, value) || (!Number.isSafeInteger(value) && held !== 0 && Number.isFinite(held)) ? held : undefined
     }
     case 'int': {
       const whole = wholeOf(value)
@@ -157,7 +160,7 @@ export function constantOf(value: LiteralValue, type: DataType): Constant | unde
       return isWide(type) ? whole : Number(whole)
     }
     case 'decimal':
-      return decimalOf(value, type as Decimal)
+      return decimalConstant(value, type as Decimal)
     case 'date': {
       if (!(value instanceof Date)) return undefined
       const ms = value.getTime()
@@ -165,15 +168,15 @@ export function constantOf(value: LiteralValue, type: DataType): Constant | unde
       return ms % 86_400_000 === 0 ? ms / 86_400_000 : undefined
     }
     case 'timestamp': {
-      if (typeof value === 'bigint') return value
+      if (typeof value === 'bigint') return inBits(64, value)
       if (!(value instanceof Date)) return undefined
       const units = BigInt(value.getTime()) * BigInt(perSecond(type))
-      return units % 1000n === 0n ? units / 1000n : undefined
+      return units % 1000n === 0n ? inBits(64, units / 1000n) : undefined
     }
     case 'time':
     case 'duration': {
-      const whole = wholeOf(value)
-      return whole === undefined ? undefined : isWide(type) ? whole : Number(whole)
+      const whole = inBits(isWide(type) ? 64 : 32, wholeOf(value))
+      return whole === undefined || isWide(type) ? whole : Number(whole)
     }
     default:
       return undefined
@@ -182,16 +185,17 @@ export function constantOf(value: LiteralValue, type: DataType): Constant | unde
 
 function wholeOf(value: LiteralValue): bigint | undefined {
   if (typeof value === 'bigint') return value
-  return typeof value === 'number' && Number.isSafeInteger(value) ? BigInt(value) : undefined
+  return typeof value === 'number' && Number.isInteger(value) ? BigInt(value) : undefined
+}
+
+/** `value` where so many bits hold it. */
+export function inBits(bits: number, value: bigint | undefined): bigint | undefined {
+  return value !== undefined && BigInt.asIntN(bits, value) === value ? value : undefined
 }
 
 /** Numbers as they are written: 0.1 is one tenth. */
-function decimalOf(value: LiteralValue, { scale }: Decimal): bigint | undefined {
-  if (typeof value !== 'number' && typeof value !== 'bigint') return undefined
-  const match = /^(-?)(\d+)(?:\.(\d+))?$/.exec(String(value))
-  if (match === null || scale < 0) return undefined
-  const [, sign, whole = '', fraction = ''] = match
-  if (fraction.length > scale) return undefined
-  const unscaled = BigInt(whole + fraction.padEnd(scale, '0'))
-  return sign === '-' ? -unscaled : unscaled
+function decimalConstant(value: LiteralValue, { precision, scale }: Decimal): bigint | undefined {
+  if ((typeof value !== 'number' && typeof value !== 'bigint') || scale < 0) return undefined
+  const unscaled = typeof value === 'bigint' ? value * 10n ** BigInt(scale) : decimalOf(value, scale)
+  return unscaled === undefined || digits(unscaled) > precision ? undefined : unscaled
 }

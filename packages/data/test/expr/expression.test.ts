@@ -13,8 +13,10 @@ import {
   Int16,
   Int32,
   Int64,
+  LargeUtf8,
   List,
   makeData,
+  Null,
   type RecordBatch,
   Schema,
   Struct,
@@ -105,6 +107,9 @@ describe('integers of 64 bits', () => {
   test('division by zero is null for integers, and what IEEE 754 says for floats', () => {
     expect(values(x.floorDiv(0), of(new Int32(), 1))).toEqual([null])
     expect(values(x.mod(0), of(new Int32(), 1))).toEqual([null])
+    expect(() => values(x.mod(col('y')), batch({ x: [new Int64(), [-1n]], y: [new Uint64(), [2n ** 64n - 1n]] }))).toThrow(
+      'exceeds the range of 64-bit integers',
+    )
     expect(values(x.div(0), of(new Int32(), 1, -1, 0))).toEqual([Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY, Number.NaN])
   })
 })
@@ -141,7 +146,36 @@ describe('floats', () => {
   })
 })
 
+describe('constants', () => {
+  test('are rounded to a narrow float only where that does not change what they mean', () => {
+    expect(values(x.lt(16_777_217), of(new Float32(), 16_777_216))).toEqual([true])
+    expect(values(x.eq(1e300), of(new Float32(), Number.POSITIVE_INFINITY))).toEqual([false])
+    expect(values(x.fillNull(1e300), of(new Float32(), null, 1))).toEqual([1e300, 1])
+    expect(values(x.eq(1e-50), of(new Float32(), 0))).toEqual([false])
+    expect(values(x.eq(0.1), of(new Float16(), 0.1))).toEqual([true])
+    expect(values(x.isIn([0.1]), of(new Float16(), 0.1))).toEqual([true])
+  })
+  test('beyond 2^53 and with an exponent are found by isIn as by eq', () => {
+    expect(values(x.isIn([2 ** 53]), of(new Int64(), 2n ** 53n, 1n))).toEqual([true, false])
+    expect(values(x.isIn([2 ** 63]), of(new Uint64(), 2n ** 63n))).toEqual([true])
+    expect(values(x.isIn([1e-7]), of(new Decimal(7, 20, 128), '0.0000001'))).toEqual([true])
+    expect(values(x.isIn([1e21]), of(new Decimal(0, 38, 128), '1000000000000000000000'))).toEqual([true])
+  })
+  test('never wrap around: what a type does not hold makes a wider one, or is refused', () => {
+    expect(typeOf(x.fillNull(1e10), of(new Decimal(2, 9, 128), '1.00', null))).toBe('Decimal[22e+2]')
+    expect(() => values(x.fillNull(new Date('9999-01-01')), of(new TimestampNanosecond(), null))).toThrow('cast them to one type')
+    expect(values(x.lt(new Date('9999-01-01')), of(new TimestampNanosecond(), 0n))).toEqual([true])
+  })
+})
+
 describe('decimals', () => {
+  test('of 256 bits are chosen from and negated as they are', () => {
+    const wide = new Decimal(2, 50, 256)
+    expect(values(x.neg(), of(wide, '1.50', '-2.25', null))).toEqual(['-1.50', '2.25', null])
+    expect(values(x.fillNull(0), of(wide, '1.50', '-2.25', null))).toEqual(['1.50', '-2.25', '0.00'])
+    const mixed = batch({ x: [new Decimal(2, 9, 256), ['1.50', null]], y: [new Decimal(2, 9, 128), ['3.00', '4.00']] })
+    expect(values(coalesce(x, col('y')), mixed)).toEqual(['1.50', '4.00'])
+  })
   const rows = of(new Decimal(2, 20, 128), '1.10', '-99999999999999999.99', null)
   test('add, multiply and compare without rounding', () => {
     expect(values(x.add(x), rows)).toEqual(['2.20', '-199999999999999999.98', null])
@@ -154,6 +188,7 @@ describe('decimals', () => {
   test('are made of numbers and text that fit them', () => {
     expect(values(x.cast(new Decimal(2, 5, 128)), of(new Float64(), 1.25, -0.1))).toEqual(['1.25', '-0.10'])
     expect(() => values(x.cast(new Decimal(1, 5, 128)), of(new Float64(), 1.25))).toThrow('1.25 has no exact value')
+    expect(() => values(x.cast(new Int32()), of(new Decimal(2, 9, 128), '1.50'))).toThrow('1.5 has no exact value of type Int32')
     expect(values(x.tryCast(new Decimal(2, 4, 128)), of(new Utf8(), '12.5', '100.00', 'x', '0.001'))).toEqual(['12.50', null, null, null])
   })
 })
@@ -186,7 +221,8 @@ describe('casts', () => {
       null,
       null,
     ])
-    expect(values(x.tryCast(new Bool()), of(new Utf8(), 'true', 'FALSE', '1'))).toEqual([true, false, null])
+    expect(values(x.tryCast(new Bool()), of(new Utf8(), 'true', 'FALSE', '1', 'constructor'))).toEqual([true, false, null, null])
+    expect(values(x.tryCast(new TimestampNanosecond()), of(new Utf8(), '9999-01-01', '1970-01-01'))).toEqual([null, 0n])
     expect(values(x.tryCast(new DateDay()), of(new Utf8(), '2024-02-29', '2023-02-29', '2024-02-29T00:00'))).toEqual([new Date('2024-02-29'), null, null])
     expect(values(x.cast(new TimestampMicrosecond()), of(new Utf8(), '2024-01-02 03:04:05.123456', '2024-01-02T03:04:05+02:00'))).toEqual([
       1_704_164_645_123_456n,
@@ -217,6 +253,22 @@ describe('text', () => {
     expect(values(x.str.byteLen(), rows)).toEqual([3, 6, null, 0])
   })
 
+  test('patterns start anew in every row, and an empty text is found between characters', () => {
+    const rows = of(new Utf8(), 'ab', 'ab', 'ba')
+    expect(values(x.str.replace(/a/y, 'X'), rows)).toEqual(['Xb', 'Xb', 'ba'])
+    expect(values(x.str.matches(/a/gy), rows)).toEqual([true, true, false])
+    expect(values(x.str.extract(/a/g), rows)).toEqual(['a', 'a', 'a'])
+    expect(values(x.str.replace('', '-'), of(new Utf8(), 'a🙂'))).toEqual(['-a-🙂-'])
+  })
+
+  test('of 64-bit offsets takes constants, and nulls of no type compare as null', () => {
+    const rows = batch({ x: [new LargeUtf8(), ['a', 'b', null]], n: [new Null(), [null, null, null]] })
+    expect(values(when(x.eq('a'), x).otherwise('z'), rows)).toEqual(['a', 'z', 'z'])
+    expect(values(x.fillNull('z'), rows)).toEqual(['a', 'b', 'z'])
+    expect(values(x.eq(col('n')), rows)).toEqual([null, null, null])
+    expect(values(col('n').lt('a'), rows)).toEqual([null, null, null])
+  })
+
   test('a search finds nothing across the border of two rows', () => {
     expect(values(x.str.contains('ab'), of(new Utf8(), 'xa', 'bx', 'ab', 'aab', null, 'ab'))).toEqual([false, false, true, true, null, true])
   })
@@ -236,6 +288,25 @@ describe('text', () => {
     expect(values(x.isIn(['low', 'none']), rows)).toEqual([false, true, null, false])
     expect(values(x.add('!'), rows)).toEqual(['high!', 'low!', null, 'high!'])
     expect(values(x, rows)).toEqual(['high', 'low', null, 'high'])
+    expect(values(when(x.eq('high'), x).otherwise('none'), rows)).toEqual(['high', 'none', 'none', 'high'])
+  })
+
+  test('dictionaries within lists and structs give what their values give', () => {
+    const type = new Dictionary(new Int64(), new Int8())
+    const keys = { type, length: 4, nullBitmap: Uint8Array.of(0b1011), data: Int8Array.of(1, 0, 0, 1) }
+    const data = makeData({ ...keys, dictionary: new Vector([dataFromValues([5n, 2n ** 60n], new Int64())]) } as never)
+    const struct = new Struct([new Field('a', type, true)])
+    const inStruct = makeData({ type: struct, length: 4, nullBitmap: Uint8Array.of(0b1110), children: [data] } as never)
+    const structs = fromColumns(new Schema([new Field('x', struct, true)]), [inStruct], 4)
+    expect(values(x.struct.field('a'), structs)).toEqual([null, 5n, null, 2n ** 60n])
+    expect(typeOf(x.struct.field('a'), structs)).toBe('Int64')
+    expect(values(x.struct.field('a').add(1), structs)).toEqual([null, 6n, null, 2n ** 60n + 1n])
+    const list = new List(new Field('item', type, true))
+    const inList = makeData({ type: list, length: 2, valueOffsets: Int32Array.of(0, 2, 4), child: data } as never)
+    const lists = fromColumns(new Schema([new Field('x', list, true)]), [inList], 2)
+    expect(values(x.list.get(-1), lists)).toEqual([5n, 2n ** 60n])
+    expect(values(x.list.contains(5), lists)).toEqual([true, false])
+    expect(values(x.list.get(0).eq(2n ** 60n), lists)).toEqual([true, null])
   })
 })
 
@@ -283,6 +354,7 @@ describe('times', () => {
     expect(values(x.dt.millisecond(), rows)).toEqual([999, 789])
     expect(values(x.dt.truncate('month'), rows)).toEqual([-2_678_400_000_000_000n, 1_706_745_600_000_000_000n])
     expect(values(x.gt(new Date(0)), rows)).toEqual([false, true])
+    expect(() => values(x.dt.truncate('year'), of(new TimestampNanosecond(), -(2n ** 63n)))).toThrow('exceeds the range of Timestamp<NANOSECOND>')
   })
   test('of a zone that is not UTC are refused', () => {
     expect(() => values(x.dt.hour(), of(new Timestamp(TimeUnit.MILLISECOND, 'Europe/Berlin'), new Date(0)))).toThrow('these functions know UTC only')
