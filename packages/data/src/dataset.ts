@@ -339,8 +339,12 @@ export class Dataset<R extends Row = Row> {
    * The columns and their Arrow types; from files or memory alone where possible, else from the first block.
    */
   async schema(options: RunOptions = {}): Promise<Schema> {
-    const known = await planSchema(this.#plan)
-    if (known !== undefined) return known
+    const footers: FooterCache = new Map()
+    const known = await planSchema(this.#plan, footers, options.signal)
+    if (known !== undefined) {
+      await planPhysical(optimize(this.#plan), footers, options.signal)
+      return known
+    }
     for await (const batch of blocksOf({ kind: 'limit', input: this.#plan, rows: 1 }, options)) return batch.schema
     throw new BeamlineError('INTERNAL', { what: 'a run gave no block' })
   }

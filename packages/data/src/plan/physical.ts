@@ -88,6 +88,7 @@ export async function planPhysical(plan: LogicalPlan, footers: FooterCache = new
     }
     case 'readParquet': {
       const files = await footersOf(plan, footers, signal)
+      for (const file of files) checkSchema(files[0] as Footer, file, plan.columns)
       const groups = files.reduce((sum, { rowGroups }) => sum + rowGroups.length, 0)
       const tasks = limited(neededParts(files, plan), plan.limit)
       const read = tasks.reduce((sum, task) => sum + (task.kind === 'parquet' ? task.part.rowGroups.length : 0), 0)
@@ -111,7 +112,8 @@ export async function countRows(plan: LogicalPlan, footers: FooterCache = new Ma
 }
 
 /**
- * The schema, when it is known before anything runs: behind functions of the user it is not. Every name and expression up to there is checked.
+ * The schema, when it is known before anything runs: behind functions of the user it is not. Every name and expression up to there is checked against the
+ * first file; that others agree in what is read of them is for {@link planPhysical} to see.
  *
  * @throws {@link BeamlineError} as {@link planPhysical}, and `EXPRESSION_INVALID`
  */
@@ -213,7 +215,6 @@ async function footersOf({ paths, columns }: Read, cache: FooterCache, signal: A
       )
     }
   }
-  for (const footer of footers) checkSchema(first, footer, columns)
   return footers
 }
 

@@ -172,6 +172,17 @@ describe('planning from footers', () => {
     })
   })
 
+  test('a column that no step reads may differ between files', async () => {
+    const id = new Field('id', new Int32(), true)
+    const paths = [
+      await write('c.parquet', [id, new Field('x', new Int32(), true)], [1, 1]),
+      await write('d.parquet', [id, new Field('x', new Float64(), true)], [1, 1]),
+    ]
+    const plan = over({ ...read, paths } as LogicalPlan, select('id'))
+    expect(String(await planSchema(plan))).toBe('Schema<{ 0: id: Int32 }>')
+    expect((await planPhysical(optimize(plan))).rows).toBe(4)
+  })
+
   test('a file that lacks a column, or has one more, is refused by name', async () => {
     const one = await write('one.parquet', [new Field('x', new Utf8(), true)], ['a'])
     const two = await write('two.parquet', [new Field('x', new Utf8(), true), new Field('y', new Utf8(), true)], ['a'])
