@@ -5,6 +5,7 @@ import { isUtf8 } from 'node:buffer'
 import { type Data, type DataType, Timestamp, Type, Vector, type Decimal } from 'apache-arrow'
 import { dataFromValues, valueReader } from '../values.ts'
 import { castFailed } from './loop-help.ts'
+import { TextWriter } from './text.ts'
 import { constantOf, familyOf, inBits, isWide, perSecond } from './types.ts'
 
 /**
@@ -14,16 +15,29 @@ import { constantOf, familyOf, inBits, isWide, perSecond } from './types.ts'
 export function castColumn(data: Data, type: DataType, strict: boolean, text: string): Data {
   const read = valueReader(data.type as DataType, new Vector([data]))
   const convert = converter(data.type as DataType, type)
-  const values = Array.from({ length: data.length }, (_, row) => {
+  const cast = (row: number): unknown => {
     const value = read(row)
-    if (value === null) return null
-    const cast = convert(value)
-    if (cast !== undefined) return cast
-    if (strict) castFailed(text, String(type), typeof value === 'string' ? JSON.stringify(value) : String(value), row)
-    return null
-  })
-  return dataFromValues(values, type)
+    if (value === null) return undefined
+    const result = convert(value)
+    if (result === undefined && strict) castFailed(text, String(type), typeof value === 'string' ? JSON.stringify(value) : String(value), row)
+    return result
+  }
+  if (type.typeId === Type.Utf8) {
+    const writer = new TextWriter(data.length, 8 * data.length)
+    for (let row = 0; row < data.length; row++) writer.push(cast(row) as string | undefined)
+    return writer.finish()
+  }
+  return dataFromValues(
+    Array.from({ length: data.length }, (_, row) => cast(row) ?? null),
+    type,
+  )
 }
+
+const UTF8 = new TextDecoder('utf-8', { ignoreBOM: true })
+const TRUTHS: ReadonlyMap<string, boolean> = new Map([
+  ['true', true],
+  ['false', false],
+])
 
 type Convert = (value: unknown) => unknown
 
@@ -31,18 +45,12 @@ function converter(from: DataType, to: DataType): Convert {
   const target = familyOf(to)
   if (familyOf(from) === 'null') return () => undefined
   if (familyOf(from) === 'binary')
-    return target === 'text'
-      ? (bytes) => (isUtf8(bytes as Uint8Array) ? new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes as Uint8Array) : undefined)
-      : (bytes) => bytes
+    return target === 'text' ? (bytes) => (isUtf8(bytes as Uint8Array) ? UTF8.decode(bytes as Uint8Array) : undefined) : (bytes) => bytes
   if (target === 'text') return toText(from)
   if (target === 'binary') return (text) => new TextEncoder().encode(text as string)
   switch (target) {
     case 'bool':
-      return (text) =>
-        new Map([
-          ['true', true],
-          ['false', false],
-        ]).get((text as string).toLowerCase())
+      return (text) => TRUTHS.get((text as string).toLowerCase())
     case 'int':
       return (text) => {
         if (!/^[+-]?\d{1,40}$/.test(text as string)) return undefined

@@ -188,11 +188,12 @@ function repeated(value: Constant, type: DataType, rows: number): Data {
 }
 
 /** Each value is evaluated for just the rows that ask for it, so that what cannot be evaluated for others does not matter. */
-function chosen({ branches, otherwise, type }: Extract<Bound, { kind: 'case' }>, batch: RecordBatch): Data {
+function chosen({ branches, otherwise, type }: Extract<Bound, { kind: 'case' }>, whole: RecordBatch): Data {
+  const batch = withOnly([...branches.flat(), otherwise], whole)
   const parts: { readonly rows: Int32Array; readonly data: Data }[] = []
   let left: Int32Array = Int32Array.from({ length: batch.numRows }, (_, row) => row)
   for (const [when, then] of branches) {
-    const keep = evaluateCondition(when, takeRows(batch, left))
+    const keep = evaluateCondition(when, left.length === batch.numRows ? batch : takeRows(batch, left))
     const rows = left.filter((_, i) => keep[i] === 1)
     if (rows.length > 0) parts.push({ rows, data: evaluate(then, takeRows(batch, rows)) })
     left = left.filter((_, i) => keep[i] !== 1)
@@ -201,7 +202,8 @@ function chosen({ branches, otherwise, type }: Extract<Bound, { kind: 'case' }>,
   return scattered(parts, type, batch.numRows)
 }
 
-function firstOf(args: readonly Bound[], type: DataType, batch: RecordBatch): Data {
+function firstOf(args: readonly Bound[], type: DataType, whole: RecordBatch): Data {
+  const batch = withOnly(args, whole)
   const parts: { readonly rows: Int32Array; readonly data: Data }[] = []
   let left: Int32Array = Int32Array.from({ length: batch.numRows }, (_, row) => row)
   for (const [index, arg] of args.entries()) {
@@ -213,6 +215,24 @@ function firstOf(args: readonly Bound[], type: DataType, batch: RecordBatch): Da
     if (left.length === 0) break
   }
   return parts.length === 0 ? repeated(null, type, batch.numRows) : scattered(parts, type, batch.numRows)
+}
+
+/** The columns that are read: to pick rows of others would copy them for nothing. */
+function withOnly(bounds: readonly Bound[], batch: RecordBatch): RecordBatch {
+  const names = new Set<string>()
+  for (const bound of bounds) namesIn(bound, names)
+  const fields = batch.schema.fields.filter(({ name }) => names.has(name))
+  return fromColumns(
+    new Schema(fields),
+    fields.map(({ name }) => columnNamed(batch, name)),
+    batch.numRows,
+  )
+}
+
+function namesIn(bound: Bound, into: Set<string>): void {
+  if (bound.kind === 'column') into.add(bound.name)
+  else if (bound.kind === 'case') for (const part of [...bound.branches.flat(), bound.otherwise]) namesIn(part, into)
+  else if (bound.kind !== 'constant') for (const arg of bound.args) namesIn(arg, into)
 }
 
 /** One column of parts, each of which belongs to certain rows. */

@@ -35,6 +35,11 @@ export class TextRows {
     return this.#width > 0 ? (row + 1) * this.#width : Number(this.#offsets[row + 1])
   }
 
+  /** Bytes of all rows. */
+  get size(): number {
+    return this.rows === 0 ? 0 : this.end(this.rows - 1) - this.start(0)
+  }
+
   isNull(row: number): boolean {
     return this.nullCount > 0 && !isSet(this.#data.nullBitmap as Uint8Array, this.#data.offset + row)
   }
@@ -243,7 +248,7 @@ export function truthColumn(found: Uint8Array, nulls: ReturnType<TextRows['nulls
 }
 
 function texts(rows: TextRows, of: (text: string) => string | undefined): Data {
-  const writer = new TextWriter(rows.rows, rows.bytes.length)
+  const writer = new TextWriter(rows.rows, rows.size)
   for (let row = 0; row < rows.rows; row++) {
     const text = rows.isNull(row) ? undefined : of(rows.text(row))
     writer.push(text)
@@ -258,13 +263,13 @@ function lists(rows: TextRows, of: (text: string) => readonly string[]): Data {
     if (!rows.isNull(row)) for (const part of of(rows.text(row))) parts.push(part)
     valueOffsets[row + 1] = parts.length
   }
-  const writer = new TextWriter(parts.length, rows.bytes.length)
+  const writer = new TextWriter(parts.length, rows.size)
   for (const part of parts) writer.push(part)
   return makeData({ type: new List(new Field('item', new Utf8(), true)), length: rows.rows, ...rows.nulls(), valueOffsets, child: writer.finish() } as never)
 }
 
 function concatenated(a: TextRows, b: TextRows): Data {
-  const writer = new TextWriter(a.rows, a.bytes.length + b.bytes.length)
+  const writer = new TextWriter(a.rows, a.size + b.size)
   for (let row = 0; row < a.rows; row++) {
     writer.push(a.isNull(row) || b.isNull(row) ? undefined : a.text(row) + b.text(row))
   }

@@ -261,6 +261,14 @@ describe('text', () => {
     expect(values(x.str.replace('', '-'), of(new Utf8(), 'a🙂'))).toEqual(['-a-🙂-'])
   })
 
+  test('of a slice needs memory for the slice', () => {
+    const rows = of(new Utf8(), ...new Array<string>(1_000).fill('some text')).slice(10, 12)
+    for (const expr of [x.str.upper(), x.add('!'), x.str.replace('s', 't')]) {
+      const { values: bytes } = evaluate(bind(expr.node, rows.schema, 'test'), rows)
+      expect((bytes as Uint8Array).buffer.byteLength).toBeLessThan(200)
+    }
+  })
+
   test('of 64-bit offsets takes constants, and nulls of no type compare as null', () => {
     const rows = batch({ x: [new LargeUtf8(), ['a', 'b', null]], n: [new Null(), [null, null, null]] })
     expect(values(when(x.eq('a'), x).otherwise('z'), rows)).toEqual(['a', 'z', 'z'])
@@ -335,6 +343,16 @@ describe('choices', () => {
     const numbers = of(new Int64(), MAX, 1n)
     expect(values(when(x.lt(10), x.add(1)).otherwise(0), numbers)).toEqual([0n, 2n])
     expect(values(coalesce(x.tryCast(new Int64()), x.str.len().cast(new Int64())), rows)).toEqual([12n, 1n, null])
+  })
+  test('leave columns alone that they do not name', () => {
+    const rows = batch({ x: [new Utf8(), ['a', null]], y: [new Int32(), [1, 2]] })
+    const untouched = (): never => {
+      throw new Error('it was read')
+    }
+    Object.defineProperty(rows.data.children[1], 'values', { get: untouched })
+    expect(values(when(x.eq('a'), x).otherwise('b'), rows)).toEqual(['a', 'b'])
+    expect(values(coalesce(x, 'c'), rows)).toEqual(['a', 'c'])
+    expect(() => values(col('y'), rows)).toThrow('it was read')
   })
   test('of different numbers give the type that holds both', () => {
     const rows = batch({ a: [new Int32(), [1, null]], b: [new Float64(), [0.5, 0.5]] })
