@@ -71,11 +71,12 @@ function converter(from: DataType, to: DataType): Convert {
 function toText(type: DataType): Convert {
   const family = familyOf(type)
   if (family === 'float') return (value) => (Object.is(value, -0) ? '-0' : String(value))
-  if (family === 'date') return (value) => isoDay(value as Date)
+  if (family === 'date') return (value) => (isDate(value) ? isoDay(value as Date) : undefined)
   if (family === 'timestamp') {
     const { timezone } = type as Timestamp
     const digits = Math.log10(perSecond(type))
     return (value) => {
+      if (!isDate(value)) return undefined
       const units = typeof value === 'bigint' ? value : (BigInt((value as Date).getTime()) * BigInt(perSecond(type))) / 1000n
       const per = BigInt(perSecond(type))
       const seconds = (units - (((units % per) + per) % per)) / per
@@ -89,6 +90,8 @@ function toText(type: DataType): Convert {
   return (value) => String(value)
 }
 
+/** Not a time that is farther away than a `Date` reaches. */
+const isDate = (value: unknown): boolean => typeof value === 'bigint' || !Number.isNaN((value as Date).getTime())
 const isoDay = (date: Date): string => date.toISOString().slice(0, -14)
 
 function floatOf(text: string): number | undefined {

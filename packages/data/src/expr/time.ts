@@ -21,7 +21,12 @@ export function timeFunction(fn: FunctionName, time: Data, options: Options): Da
   const data = new Int32Array(length)
   const part = PARTS[fn]
   if (part === undefined) throw new Error(`${fn} is no function of times`)
-  for (let row = 0; row < length; row++) if (validity[row] === 1) data[row] = part(ms[row] as number)
+  for (let row = 0; row < length; row++) {
+    if (validity[row] !== 1) continue
+    const value = part(ms[row] as number)
+    if ((value | 0) !== value) overflow(fn, 'the range of int32', row, 'filter times before that are far from today')
+    data[row] = value
+  }
   return makeData({ type: fn === 'dt.date' ? new DateDay() : new Int32(), length, ...nulls, data } as never)
 }
 

@@ -372,6 +372,10 @@ describe('times', () => {
     expect(values(x.dt.millisecond(), rows)).toEqual([999, 789])
     expect(values(x.dt.truncate('month'), rows)).toEqual([-2_678_400_000_000_000n, 1_706_745_600_000_000_000n])
     expect(values(x.gt(new Date(0)), rows)).toEqual([false, true])
+    const far = of(new Int64(), 2n ** 62n)
+    expect(() => values(x.cast(new TimestampSecond()).dt.date(), far)).toThrow('dt.date in row 0 of a block: the result exceeds the range of int32')
+    expect(values(x.cast(new TimestampSecond()).tryCast(new Utf8()), far)).toEqual([null])
+    expect(values(x.cast(new DateDay()).tryCast(new Utf8()), of(new Int32(), 2 ** 31 - 1, 0))).toEqual([null, '1970-01-01'])
     expect(() => values(x.dt.truncate('year'), of(new TimestampNanosecond(), -(2n ** 63n)))).toThrow('exceeds the range of Timestamp<NANOSECOND>')
   })
   test('of a zone that is not UTC are refused', () => {
