@@ -219,9 +219,11 @@ export class Executor {
     executable.calls++
     const target = executable.template.actor === '' ? executable.function : this.actor.method(executable.template)
     const held = new CallArguments(this.#runtime)
+    const load = (): Promise<unknown> | undefined => (call.pins ? runAs(running, () => held.load(push)) : held.load(push))
     let ready: Promise<unknown> | undefined
     try {
-      ready = call.pins ? runAs(running, () => held.load(push)) : held.load(push)
+      // The module of the function may register the classes of its arguments.
+      ready = target instanceof Promise ? target.then(load) : load()
     } catch (error) {
       return this.#failed(call, held, error)
     }
