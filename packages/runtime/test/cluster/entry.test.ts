@@ -1,10 +1,11 @@
-/** How a program ships the functions of its entry file. */
+/** How a program ships the functions of its entry file, and of modules. */
 import { execFile } from 'node:child_process'
 import { copyFileSync, rmSync } from 'node:fs'
 import { promisify } from 'node:util'
 import { afterAll, expect, test } from 'vitest'
 
 const ENTRY = new URL('./fixtures/entry.ts', import.meta.url).pathname
+const LATE_CLASS = new URL('./fixtures/late-class.ts', import.meta.url).pathname
 const COPY = new URL('./fixtures/entry-copy.ts', import.meta.url).pathname
 
 afterAll(() => rmSync(COPY, { force: true }))
@@ -30,4 +31,8 @@ test('where other code may have translated the file V8 is asked what it runs', a
 
 test('a function that is not in the file under whose name V8 knows it is captured as V8 knows it', async () => {
   expect(await run(ENTRY, [], ['elsewhere'])).toEqual({ values: [6, 9, 42], debugged: true })
+})
+
+test('arguments of a class that the module of the function registers arrive at a worker that has yet to load it', async () => {
+  expect(await run(LATE_CLASS)).toEqual({ task: 27, actor: 28 })
 })
