@@ -176,8 +176,7 @@ export class ObjectStore {
     if (this.#failed) return undefined
     const request = this.#nextRequest++
     const { bytes, node } = place
-    const kept = this.#keptOf(place)
-    if (kept) return await this.#copyOf(kept, object)
+    if (this.wroteBefore(place)) return await this.#copyOf(place, object)
     const message: ProcessMessage = { body: { $case: 'objectRecover', value: { request, object: object.object, lostNode: node, bytes, label } } }
     this.#send(message)
     const found = await new Promise<NodeBody<'objectRecovered'> | undefined>((resolve) => this.#searches.set(request, { message, resolve }))
@@ -253,17 +252,27 @@ export class ObjectStore {
     return this.#keptOf(place) !== undefined
   }
 
-  #keptOf({ node, segment, offset, bytes }: Place): Uint8Array | undefined {
-    return node === this.#writingBefore?.node ? this.#writingBefore.pool.view(segment, offset, bytes) : undefined
+  /** Not when the node freed its block, as it does for what it spills: something else is there by now. */
+  #keptOf(place: Place): Uint8Array | undefined {
+    const writing = this.#writingBefore
+    if (writing?.node !== place.node || writing.written.get(blockOf(place)) !== nameOf(place.object)) return undefined
+    return writing.pool.view(place.segment, place.offset, place.bytes)
   }
 
-  async #copyOf(kept: Uint8Array, object: Ref): Promise<Place | undefined> {
+  async #copyOf(place: Place, object: Ref): Promise<Place | undefined> {
+    const { bytes } = place
     try {
       await this.ready()
       const writing = this.#writing!
-      const block = await writing.pool.allocate(kept.length)
-      block.view.set(kept)
-      return this.#placed(writing, block, kept.length, object)
+      const block = await writing.pool.allocate(bytes)
+      const kept = this.#keptOf(place)
+      if (kept) {
+        block.view.set(kept)
+        return this.#placed(writing, block, bytes, object)
+      }
+      // Its memory went while this waited for room: that daemon was killed too.
+      writing.pool.free(block.segment, block.offset, block.bytes)
+      return undefined
     } catch {
       return undefined // no room: it is lost like any other
     }
