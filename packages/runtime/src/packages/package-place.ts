@@ -2,6 +2,7 @@
  * Where a cluster keeps packed code outside of its control store: `s3://BUCKET/PREFIX`, with `?endpoint=URL` for a server that is not AWS, or
  * `file:///FOLDER`, which every machine must see at the same path. Files get their name when they are complete.
  */
+import { randomBytes } from 'node:crypto'
 import { accessSync, constants, statSync } from 'node:fs'
 import { mkdir, open, rename, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
@@ -81,7 +82,8 @@ function folderPlace(folder: string): PackagePlace {
   return {
     write: async (name, bytes) => {
       await mkdir(folder, { recursive: true, mode: 0o700 })
-      const fresh = join(folder, `.new-${process.pid}-${name}`)
+      // Two programs may give the same code at once.
+      const fresh = join(folder, `.new-${randomBytes(8).toString('hex')}-${name}`)
       try {
         await writeFile(fresh, bytes, { mode: 0o600 })
         await rename(fresh, join(folder, name))

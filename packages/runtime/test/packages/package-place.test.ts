@@ -99,6 +99,14 @@ test('a file in a folder that cannot be made whole leaves nothing', async () => 
   expect(readFileSync(join(path, 'free')).equals(bytes)).toBe(true)
 })
 
+test('two programs may put the same file into a folder at once', async () => {
+  const path = folder()
+  const place = openPlace(pathToFileURL(path).href)
+  await Promise.all([1, 2, 3, 4].map(() => place.write('same', bytes)))
+  expect(readdirSync(path)).toEqual(['same'])
+  expect(readFileSync(join(path, 'same')).equals(bytes)).toBe(true)
+})
+
 test('URLs of places say what is wrong with them', () => {
   const here = folder()
   writeFileSync(join(here, 'file'), '')
