@@ -25,6 +25,11 @@ test('of a file that was written just before the start V8 is asked what it runs'
   expect(await run(COPY)).toEqual({ values: [6, 9, 5], debugged: true })
 })
 
+test('of a file that is gone since the start V8 is asked what it runs', async () => {
+  copyFileSync(ENTRY, COPY)
+  expect(await run(COPY, [], ['gone'])).toEqual({ values: [6, 9, 5], debugged: true })
+})
+
 test('where other code may have translated the file V8 is asked what it runs', async () => {
   expect(await run(ENTRY, ['--import', 'data:text/javascript,'])).toEqual({ values: [6, 9, 5], debugged: true })
 })
