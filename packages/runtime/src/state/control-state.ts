@@ -334,7 +334,9 @@ export class ControlState {
     const { nodes, groups, jobs } = this.#news
     if (!this.config.growable || nodes.size + groups.size + jobs.size === 0) return
     const { urgent, soon } = this.#news
-    if (!urgent && !soon && this.#nowMs - this.#toldMs < VIEW_MS) return
+    const sinceMs = this.#nowMs - this.#toldMs
+    // Negative: the clock was set.
+    if (!urgent && !soon && sinceMs >= 0 && sinceMs < VIEW_MS) return
     const view: View = {
       all: false,
       nodes: [...nodes].map((node) => this.nodes.infoOf(node)).filter((info) => info !== undefined),

@@ -31,6 +31,8 @@ export interface MembershipConfig {
 
 /** Tombstones that are kept: dead nodes of longer ago have ended themselves many times over. */
 const TOMBSTONES_MAX = 10_000
+/** Nodes end their workers at most so long before their lease is over (fence.ts): a larger step of the clock must not count. */
+const LATE_MS = 2_000
 const NONE: Resources = { cpus: 0, gpus: 0, memoryBytes: 0, custom: {} }
 
 export class Membership {
@@ -107,10 +109,13 @@ export class Membership {
     return true
   }
 
-  /** Nodes whose lease is over. A tick that comes late says that this process slept, and then nobody's heartbeat was read. */
+  /**
+   * Nodes whose lease is over. A tick that comes late says that this process slept, and then nobody's heartbeat was read; or that the clock was set, as one
+   * that comes before the last one does.
+   */
   tick(nowMs: number): Member[] {
     const slept = this.#nowMs === 0 ? 0 : nowMs - this.#nowMs
-    const late = slept > this.#config.leaseMs / 2
+    const late = slept < 0 || slept > Math.min(LATE_MS, this.#config.leaseMs / 2)
     this.#nowMs = nowMs
     const over: Member[] = []
     for (const member of this.members.values()) {

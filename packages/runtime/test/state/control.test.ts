@@ -31,6 +31,15 @@ describe('nodes', () => {
     expect(lost(head.tick(LEASE_MS + 500))).toEqual(['n1', 'n2'])
   })
 
+  test('are not dead because the clock of the head was set forward, and die in time after it was set back', () => {
+    const head = cluster().tick(LEASE_MS - 1_000)
+    head.do({ kind: 'tick', nowMs: (head.nowMs += 3_000) })
+    expect(lost(head)).toEqual([])
+    head.do({ kind: 'tick', nowMs: (head.nowMs -= 3_600_000) })
+    expect(lost(head)).toEqual([])
+    expect(lost(head.tick(LEASE_MS + 500))).toEqual(['n1', 'n2'])
+  })
+
   test('that are dead take no part any more', () => {
     const head = cluster().do({ kind: 'node-left', node: 'n1', reason: 'gone' })
     expect(head.do(heartbeat(head, 'n1')).out.at(-1)).toEqual({ kind: 'node-refused', node: 'n1', code: 'NODE_LOST', reason: 'gone' })
@@ -66,6 +75,8 @@ describe('nodes', () => {
     head.out = []
     head.do(heartbeat(head, 'n2', 1), { kind: 'tick', nowMs: (head.nowMs += 250) })
     expect(views(head)).toEqual([])
+    head.do({ kind: 'tick', nowMs: (head.nowMs -= 3_600_000) }, heartbeat(head, 'n2', 3))
+    expect(views(head)).toMatchObject([{ nodes: [{ node: 'n2', available: { cpus: 30_000 } }] }])
   })
 })
 
