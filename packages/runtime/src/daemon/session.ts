@@ -7,7 +7,7 @@
  *     /dev/shm/beamline-<uid>-<node>/        segments (macOS: <session>/store; or in the folder of BEAMLINE_STORE_DIR)
  */
 import { randomBytes } from 'node:crypto'
-import { chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { chmodSync, lstatSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir, userInfo } from 'node:os'
 import { basename, join, resolve } from 'node:path'
 import { BeamlineError } from '../errors.ts'
@@ -83,8 +83,9 @@ export function sessionsRoot(): string {
 export function claimSessionsRoot(): void {
   const root = sessionsRoot()
   mkdirSync(root, { recursive: true, mode: 0o700 })
-  const { uid: owner, mode } = statSync(root)
-  if (owner !== uid()) throw new Error(`it belongs to user ${owner}`)
+  const { mode } = statSync(root)
+  // A link of somebody else may lead to a folder of this user that is for other things.
+  for (const { uid: owner } of [lstatSync(root), statSync(root)]) if (owner !== uid()) throw new Error(`it belongs to user ${owner}`)
   if ((mode & 0o022) !== 0) throw new Error(`other users may write to it (mode ${(mode & 0o777).toString(8)})`)
   chmodSync(root, 0o700)
 }
