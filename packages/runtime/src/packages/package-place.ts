@@ -85,7 +85,7 @@ function folderPlace(folder: string): PackagePlace {
       // Two programs may give the same code at once.
       const fresh = join(folder, `.new-${randomBytes(8).toString('hex')}-${name}`)
       try {
-        await writeFile(fresh, bytes, { mode: 0o600 })
+        await writeFile(fresh, bytes, { mode: 0o600, flush: true })
         await rename(fresh, join(folder, name))
       } catch (error) {
         await rm(fresh, { force: true })
