@@ -291,7 +291,8 @@ export class ControlState {
     const cause: Failure = nodeLost(node, reason)
     const diedMs = this.#nowMs
     for (const old of this.nodes.bury(node, reason, diedMs)) this.#record(`node/${old}`, () => undefined)
-    this.#record(`node/${node}`, () => encodeRecord({ info: { ...member.info, state: 'DEAD', diedMs }, state: 'DEAD', reason } satisfies NodeRecord))
+    const { info, leaseMs } = member
+    this.#record(`node/${node}`, () => encodeRecord({ info: { ...info, state: 'DEAD', diedMs }, state: 'DEAD', reason, leaseMs } satisfies NodeRecord))
     this.#out.push({ kind: 'node-lost', node, number: member.number, cause })
     this.#news.nodes.add(node)
     this.#news.urgent = true
@@ -308,9 +309,9 @@ export class ControlState {
 
   #tick(nowMs: number): void {
     this.#nowMs = nowMs
-    if (this.restoring) this.#graceEndsMs ??= nowMs + this.config.leaseMs
+    if (this.restoring) this.#graceEndsMs ??= nowMs + Math.max(this.config.leaseMs, ...[...this.nodes.members.values()].map(({ leaseMs }) => leaseMs))
     for (const member of this.nodes.tick(nowMs)) {
-      const what = member.state === 'AWAY' ? 'it did not come back after the head was started again' : `it was not heard of for ${this.config.leaseMs} ms`
+      const what = member.state === 'AWAY' ? 'it did not come back after the head was started again' : `it was not heard of for ${member.leaseMs} ms`
       this.#nodeDead(member.node, what)
     }
     for (const [node, { reason, untilMs }] of this.#replaced) if (nowMs >= untilMs || !this.jobs.mayMove(node, this.config.self)) this.#nodeDead(node, reason)
@@ -390,9 +391,11 @@ export class ControlState {
     if (this.config.persists) this.#dirty.set(key, { make, later: later && this.#dirty.get(key)?.later !== false })
   }
 
-  #recordNode({ info, node }: Member): void {
+  #recordNode({ info, node, leaseMs }: Member): void {
     // The head's own node ends with the head.
-    this.#record(`node/${node}`, () => encodeRecord({ info, state: info.state === 'DRAINING' ? 'DRAINING' : 'ALIVE', reason: '' } satisfies NodeRecord))
+    this.#record(`node/${node}`, () =>
+      encodeRecord({ info, state: info.state === 'DRAINING' ? 'DRAINING' : 'ALIVE', reason: '', leaseMs } satisfies NodeRecord),
+    )
     this.#record('counters', () => encodeRecord({ nextNumber: this.nodes.nextNumber }))
   }
 
@@ -428,9 +431,10 @@ export class ControlState {
         if (record !== undefined) this.jobs.restored(record)
       }
     }
-    for (const { info, state, reason } of nodes) {
+    for (const record of nodes) {
+      const { info, state, reason } = record
       if (state === 'DEAD') this.nodes.addTombstone(info.node, info.number, reason, info.diedMs ?? 0)
-      else if (info.node !== this.config.self) this.nodes.remember(info, state === 'DRAINING')
+      else if (info.node !== this.config.self) this.nodes.remember(record)
     }
     this.restoring = records.size > 0
     // The head may have ended between the record of a node's death and those of what that meant.

@@ -8,6 +8,7 @@ import type { Failure, Resources } from '../net/gen/node.ts'
 import { nodeLost } from './cluster-view.ts'
 import { HOST_LABEL, NODE_LABEL } from './labels.ts'
 import { type Amounts, copyAmounts, type NodeOffer, take } from './policy.ts'
+import type { NodeRecord } from './records.ts'
 
 /** One living node. As a {@link NodeOffer}, `available` is what is left after what was sent there since its last heartbeat. */
 export interface Member extends NodeOffer {
@@ -19,6 +20,8 @@ export interface Member extends NodeOffer {
   available: Amounts
   queued: number
   lastSeenMs: number
+  /** How long it may act when it is not heard of. */
+  readonly leaseMs: number
   /** Actors that were sent there. */
   actors: number
 }
@@ -57,10 +60,10 @@ export class Membership {
 
   /** A node that is there now. Its number is its own, when it has one from an earlier head, or the next. */
   put(info: NodeInfo): Member {
-    return this.#put(info, this.members.get(info.node)?.number ?? (info.number > 0 ? info.number : this.nextNumber))
+    return this.#put(info, this.members.get(info.node)?.number ?? (info.number > 0 ? info.number : this.nextNumber), this.#config.leaseMs)
   }
 
-  #put(info: NodeInfo, number: number): Member {
+  #put(info: NodeInfo, number: number, leaseMs: number): Member {
     const known = this.members.get(info.node)
     this.nextNumber = Math.max(this.nextNumber, number + 1)
     const state = known?.state === 'DRAINING' ? 'DRAINING' : 'ALIVE'
@@ -69,16 +72,17 @@ export class Membership {
     const { node, queued } = info
     const labels = { ...info.labels, [NODE_LABEL]: node, [HOST_LABEL]: info.host }
     const fresh = { ...info, number, labels, state, cause: undefined, available: info.available ?? total }
-    const member: Member = { node, number, info: fresh, state, total, labels, available, queued, lastSeenMs: this.#nowMs, actors: known?.actors ?? 0 }
+    const actors = known?.actors ?? 0
+    const member: Member = { node, number, info: fresh, state, total, labels, available, queued, lastSeenMs: this.#nowMs, leaseMs, actors }
     this.members.set(node, member)
     return member
   }
 
   /** From a durable record: it may come back. */
-  remember(info: NodeInfo, draining: boolean): void {
-    const member = this.#put(info, info.number)
+  remember({ info, state, leaseMs }: NodeRecord): void {
+    const member = this.#put(info, info.number, Math.max(leaseMs, this.#config.leaseMs))
     member.state = 'AWAY'
-    member.info = { ...member.info, state: draining ? 'DRAINING' : 'AWAY' }
+    member.info = { ...member.info, state: state === 'DRAINING' ? 'DRAINING' : 'AWAY' }
   }
 
   /** @returns false when nothing changed that others must know */
@@ -121,7 +125,7 @@ export class Membership {
     for (const member of this.members.values()) {
       if (member.node === this.#config.self) continue
       if (late || member.lastSeenMs === 0) member.lastSeenMs = nowMs
-      else if (nowMs - member.lastSeenMs > this.#config.leaseMs) over.push(member)
+      else if (nowMs - member.lastSeenMs > member.leaseMs) over.push(member)
     }
     return over
   }

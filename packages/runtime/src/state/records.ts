@@ -11,6 +11,8 @@ export interface NodeRecord {
   readonly info: NodeInfo
   readonly state: 'ALIVE' | 'DRAINING' | 'DEAD'
   readonly reason: string
+  /** That its head gave it: the next one may give shorter ones. */
+  readonly leaseMs: number
 }
 
 export interface ActorRecord {

@@ -35,9 +35,9 @@ export class Head {
   out: ControlInstruction[] = []
   nowMs = 1_000
 
-  constructor(self: string, records: ReadonlyMap<string, string> = new Map()) {
+  constructor(self: string, records: ReadonlyMap<string, string> = new Map(), leaseMs: number = LEASE_MS) {
     this.records = new Map(records)
-    this.control = new ControlState({ self, growable: true, leaseMs: LEASE_MS, persists: true })
+    this.control = new ControlState({ self, growable: true, leaseMs, persists: true })
     this.do({ kind: 'tick', nowMs: this.nowMs }, { kind: 'restore', records: new Map(records) })
     this.register(self)
   }

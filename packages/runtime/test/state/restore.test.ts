@@ -252,6 +252,13 @@ describe('a node', () => {
     head.tick(2_000)
     expect([head.control.restoring, [...head.control.nodes.members.keys()].sort()]).toEqual([false, [SELF, 'n2']])
   })
+
+  test('that does not come back is waited for as long as the head before let it act', () => {
+    const head = second(new Head('h1', new Map(), 3 * LEASE_MS).register('n1')).tick(3 * LEASE_MS)
+    expect([head.control.restoring, head.control.nodes.members.get('n1')?.state]).toEqual([true, 'AWAY'])
+    head.tick(1_000)
+    expect([head.control.restoring, [...head.control.nodes.members.keys()]]).toEqual([false, [SELF]])
+  })
 })
 
 describe('what belongs to a driver', () => {
